@@ -1,0 +1,190 @@
+"""Which row is which node. The only file that knows the order.
+
+Nodes of a graph stand in this order, which `Nodes` checks when made and every subset keeps:
+
+    features (by layer, position, index) | errors (by layer, position) | tokens | positions | masked | b_dec | bias | targets
+
+*Features, errors, tokens* and *targets* (logits, usually) are the paper's kinds (Ameisen et al. 2025, "Attribution
+Graphs"). The others carry what the paper leaves out, so that the inputs of every node sum to its value: *position* is the
+position embedding at one position, *masked* what an MLP writes at a position that the transcoder was not trained on,
+*b_dec* the transcoder's bias into one layer, *bias* every other constant of one block (attention and norm biases).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+from tl_circuits.errors import GraphError, TargetError
+
+
+class Kind(IntEnum):
+    """The kinds of nodes, in the order in which they stand."""
+
+    FEATURE = 0
+    ERROR = 1
+    TOKEN = 2
+    POSITION = 3
+    MASKED = 4
+    B_DEC = 5
+    BIAS = 6
+    TARGET = 7
+
+
+PAPER_SOURCES = (Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
+"""The kinds over which the paper normalises a node's inputs (its "Graph Pruning" appendix)."""
+
+_FEATURE_NAME = re.compile(r"L(?P<layer>\d+)/(?P<index>\d+)@(?P<pos>-?\d+)")
+
+
+class Feature(NamedTuple):
+    """A transcoder feature at one position of a prompt. Written `L20/15589@-1`; negative positions count from the end."""
+
+    layer: int
+    pos: int
+    index: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}/{self.index}@{self.pos}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Feature":
+        """The feature that `L20/15589@-1` names. Raises `TargetError` where the text is not of that form."""
+        match = _FEATURE_NAME.fullmatch(text.strip())
+        if match is None:
+            raise TargetError(f"{text!r} does not name a feature: write it as L<layer>/<index>@<position>, say L3/120@-1.")
+        return cls(int(match["layer"]), int(match["pos"]), int(match["index"]))
+
+
+class NodeId(NamedTuple):
+    """One node: its kind, and where it stands. Coordinates that a kind does not have are -1.
+
+    `layer` is the layer that a feature reads, an error, masked, b_dec or bias node writes, and a target is read at
+    (`n_layers` for logits). `index` is the feature, the token id (tokens and logits), or -1.
+    """
+
+    kind: Kind
+    layer: int
+    pos: int
+    index: int
+
+    def __str__(self) -> str:
+        match self.kind:
+            case Kind.FEATURE:
+                return str(Feature(self.layer, self.pos, self.index))
+            case Kind.TARGET:
+                return f"target {self.index}@{self.pos}" if self.index >= 0 else f"target L{self.layer}@{self.pos}"
+            case Kind.TOKEN | Kind.POSITION:
+                return f"{self.kind.name.lower()}@{self.pos}"
+            case Kind.B_DEC | Kind.BIAS:
+                return f"{self.kind.name.lower()} L{self.layer}"
+            case _:
+                return f"{self.kind.name.lower()} L{self.layer}@{self.pos}"
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """The nodes of one graph as columns of equal length, in the order above. Immutable; `subset` keeps the order."""
+
+    kind: Int64[Tensor, " node"]
+    layer: Int64[Tensor, " node"]
+    pos: Int64[Tensor, " node"]
+    index: Int64[Tensor, " node"]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.kind), len(self.layer), len(self.pos), len(self.index)}
+        if len(sizes) != 1:
+            raise GraphError(f"The columns of the nodes differ in length: {sorted(sizes)}. Give four columns of equal length.")
+        if bool((self.kind.diff() < 0).any()):
+            raise GraphError("The nodes are out of order: features, errors, tokens, positions, masked, b_dec, bias, targets.")
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __getitem__(self, row: int) -> NodeId:
+        return NodeId(Kind(int(self.kind[row])), int(self.layer[row]), int(self.pos[row]), int(self.index[row]))
+
+    def rows(self, *kinds: Kind) -> Bool[Tensor, " node"]:
+        """True at the nodes of these kinds."""
+        return torch.isin(self.kind, torch.tensor([int(kind) for kind in kinds]))
+
+    def span(self, kind: Kind) -> slice:
+        """The rows of one kind: they stand together."""
+        bounds = torch.searchsorted(self.kind, torch.tensor([int(kind), int(kind) + 1]))
+        return slice(int(bounds[0]), int(bounds[1]))
+
+    def count(self, kind: Kind) -> int:
+        """How many nodes there are of this kind."""
+        span = self.span(kind)
+        return span.stop - span.start
+
+    @cached_property
+    def _row_of(self) -> dict[NodeId, int]:
+        # Targets may repeat a coordinate (two directions at one position): the first one is found by coordinate.
+        found: dict[NodeId, int] = {}
+        for row in range(len(self)):
+            found.setdefault(self[row], row)
+        return found
+
+    def row(self, node: NodeId) -> int:
+        """The row of a node. Raises `GraphError` where the graph does not hold it."""
+        try:
+            return self._row_of[node]
+        except KeyError:
+            raise GraphError(
+                f"This graph has no node {node}. It holds {len(self)} nodes; graph.find(...) lists those near a token, "
+                "and a pruned graph holds fewer than the graph it came from."
+            ) from None
+
+    def features(self) -> list[Feature]:
+        """The feature nodes, in order."""
+        span = self.span(Kind.FEATURE)
+        columns = torch.stack([self.layer[span], self.pos[span], self.index[span]], dim=1)
+        return [Feature(*row) for row in columns.tolist()]
+
+    def subset(self, keep: Bool[Tensor, " node"]) -> "Nodes":
+        """The nodes where `keep` is true, in the same order."""
+        return Nodes(self.kind[keep], self.layer[keep], self.pos[keep], self.index[keep])
+
+
+def lay_out(
+    features: Int64[Tensor, "feature 3"],
+    n_layers: int,
+    token_ids: Int64[Tensor, " pos"],
+    *,
+    learned_positions: bool,
+    masked_positions: Sequence[int],
+    targets: Int64[Tensor, "target 3"],
+) -> Nodes:
+    """All nodes of a prompt's graph, in order.
+
+    `features` and `targets` hold (layer, position, index) rows, the features sorted. Errors stand at every layer and
+    position, position nodes only where the model learns position embeddings, masked nodes at every layer of the masked
+    positions, b_dec nodes at every layer, bias nodes at every layer and at `n_layers` (the last norm and the unembedding).
+    """
+    n_pos = len(token_ids)
+    layers, positions = torch.arange(n_layers), torch.arange(n_pos)
+    masked = torch.tensor(sorted(masked_positions), dtype=torch.int64)
+    none = torch.tensor([-1])
+    return _stack(
+        (Kind.FEATURE, features),
+        (Kind.ERROR, torch.cartesian_prod(layers, positions, none)),
+        (Kind.TOKEN, torch.stack([none.expand(n_pos), positions, token_ids], dim=1)),
+        (Kind.POSITION, torch.cartesian_prod(none, positions if learned_positions else positions[:0], none)),
+        (Kind.MASKED, torch.cartesian_prod(layers, masked, none)),
+        (Kind.B_DEC, torch.cartesian_prod(layers, none, none)),
+        (Kind.BIAS, torch.cartesian_prod(torch.arange(n_layers + 1), none, none)),
+        (Kind.TARGET, targets),
+    )
+
+
+def _stack(*blocks: tuple[Kind, Int[Tensor, "node 3"]]) -> Nodes:
+    kind = torch.cat([torch.full((len(rows),), int(kind)) for kind, rows in blocks])
+    layer, pos, index = torch.cat([rows.to(torch.int64).reshape(-1, 3) for _, rows in blocks]).unbind(1)
+    return Nodes(kind, layer, pos, index)
