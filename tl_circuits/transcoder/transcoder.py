@@ -1,0 +1,180 @@
+"""The one type for cross-layer and per-layer transcoders, with or without a linear skip."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from tl_circuits.errors import FitError
+from tl_circuits.transcoder.activations import Activation, ReLU
+
+
+class CrossLayerTranscoder(nn.Module):
+    """Replaces the MLPs of a model by sparse features that read one layer and write that layer and later ones.
+
+        a^l = φ(W_enc[l] x^l + b_enc[l])
+        ŷ^l = Σ_{s ≤ l} W_dec[s][:, l-s]ᵀ a^s + b_dec[l] (+ x^l @ W_skip[l])
+
+    (Ameisen et al. 2025, "Building an Interpretable Replacement Model".) A per-layer transcoder is the one whose features
+    write one layer (Dunefsky et al. 2024); a limited span lies between. Each argument that runs over layers may be one
+    stacked tensor or a sequence of tensors, which may be memory-mapped: nothing is copied.
+
+    - `W_enc` (layer, feature, d_model), `b_enc` (layer, feature): rows are features, at every layer.
+    - `W_dec`: for each source layer (feature, layers written, d_model); a plain (feature, d_model) writes one layer.
+    - `b_dec` (layer, d_model); `W_skip` (layer, d_model, d_model), added as `x @ W_skip[layer]`.
+    - `read`, `write`: the hook points, inside a block, of x and of what ŷ replaces.
+    - `processed_weights`: whether it was trained on a model with folded norms or centred writing weights. Public
+      transcoders are not, and localizing refuses a read point that such processing has changed.
+    - `model_name`: the model it was trained on, where known; another model's name is warned about.
+
+    Parameters do not require grad until asked (`.requires_grad_()`). Raises `FitError` for shapes that disagree, NaN or
+    infinite encoders and biases.
+    """
+
+    W_enc: nn.ParameterList
+    b_enc: nn.ParameterList
+    W_dec: nn.ParameterList
+    W_skip: nn.ParameterList | None
+
+    def __init__(
+        self,
+        W_enc: Float[Tensor, "layer feature d_model"] | Sequence[Float[Tensor, "_ d_model"]],
+        b_enc: Float[Tensor, "layer feature"] | Sequence[Float[Tensor, " _"]],
+        W_dec: Sequence[Float[Tensor, "..."]] | Float[Tensor, "layer feature d_model"],
+        b_dec: Float[Tensor, "layer d_model"],
+        *,
+        activation: Activation | None = None,
+        W_skip: Float[Tensor, "layer d_model d_model"] | Sequence[Float[Tensor, "d_model d_model"]] | None = None,
+        read: str = "hook_resid_mid",
+        write: str = "hook_mlp_out",
+        model_name: str | None = None,
+        processed_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self.W_enc = _frozen_list(W_enc)
+        self.b_enc = _frozen_list(b_enc)
+        self.W_dec = _frozen_list(rows if rows.ndim == 3 else rows.unsqueeze(1) for rows in W_dec)
+        self.b_dec = nn.Parameter(b_dec, requires_grad=False)
+        self.W_skip = None if W_skip is None else _frozen_list(W_skip)
+        self.activation = ReLU() if activation is None else activation
+        self.read, self.write, self.model_name = read, write, model_name
+        self.processed_weights = processed_weights
+        self._check_shapes()
+        self._check_numbers()
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers it reads and writes."""
+        return len(self.W_enc)
+
+    @property
+    def d_model(self) -> int:
+        """The width of what it reads and writes."""
+        return self.b_dec.shape[1]
+
+    @property
+    def n_features(self) -> tuple[int, ...]:
+        """The number of features of each layer."""
+        return tuple(len(rows) for rows in self.W_enc)
+
+    @property
+    def span(self) -> int:
+        """The most layers that a feature writes: 1 for a per-layer transcoder, `n_layers` for a full cross-layer one."""
+        return max(rows.shape[1] for rows in self.W_dec)
+
+    @property
+    def is_per_layer(self) -> bool:
+        """Whether every feature writes only the layer it reads."""
+        return self.span == 1
+
+    def extra_repr(self) -> str:
+        kind = "per-layer" if self.is_per_layer else f"span={self.span}"
+        skip = ", skip" if self.W_skip is not None else ""
+        return f"layers={self.n_layers}, features={self.n_features}, d_model={self.d_model}, {kind}{skip}, {self.read} -> {self.write}"
+
+    def preactivations(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch feature"]:
+        """h = W_enc[layer] x + b_enc[layer], in the dtype of x."""
+        return x @ self.W_enc[layer].to(x.dtype).T + self.b_enc[layer].to(x.dtype)
+
+    def encode(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch feature"]:
+        """a = φ(h) of one layer."""
+        return self.activation(self.preactivations(x, layer), layer)
+
+    def sources(self, layer: int) -> range:
+        """The layers whose features write `layer`, lowest first."""
+        first = next(s for s in range(layer + 1) if s + self.W_dec[s].shape[1] > layer)
+        return range(first, layer + 1)
+
+    def decode(self, activations: Sequence[Float[Tensor, "*batch feature_of_layer"]], layer: int) -> Float[Tensor, "*batch d_model"]:
+        """ŷ of one layer without its skip, from the activations of layers 0…layer."""
+        dtype = activations[layer].dtype
+        out = self.b_dec[layer].to(dtype)
+        for source in self.sources(layer):
+            out = out + activations[source] @ self.W_dec[source][:, layer - source].to(dtype)
+        return out
+
+    def skip(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch d_model"] | None:
+        """The linear path x @ W_skip[layer], or None where there is none."""
+        return None if self.W_skip is None else x @ self.W_skip[layer].to(x.dtype)
+
+    def decoder_rows(self, source: int, index: Int64[Tensor, " active"]) -> Float[Tensor, "active written d_model"]:
+        """What the named features of one layer write, to that layer and on. Only these rows are read from a mapped file.
+
+        Raises `FitError` where a row holds NaN or infinity.
+        """
+        rows = self.W_dec[source][index]
+        if not bool(rows.isfinite().all()):
+            bad = index[~rows.flatten(1).isfinite().all(1)]
+            raise FitError(
+                f"W_dec[{source}] holds NaN or infinity in the rows of features {bad[:5].tolist()}: the file is damaged or the "
+                "training diverged; load the transcoder again or repair these rows."
+            )
+        return rows
+
+    def _check_shapes(self) -> None:
+        n_layers, d_model = self.n_layers, self.d_model
+        for name, parts in (("b_enc", self.b_enc), ("W_dec", self.W_dec), ("b_dec", self.b_dec), ("W_skip", self.W_skip)):
+            if parts is not None and len(parts) != n_layers:
+                raise FitError(f"W_enc has {n_layers} layers and {name} has {len(parts)}: give both for every layer of the model.")
+        for layer, (W_enc, b_enc, W_dec) in enumerate(zip(self.W_enc, self.b_enc, self.W_dec, strict=True)):
+            n_features = len(W_enc)
+            _expect(f"W_enc[{layer}]", W_enc, (n_features, d_model))
+            _expect(f"b_enc[{layer}]", b_enc, (n_features,))
+            written = W_dec.shape[1] if W_dec.ndim == 3 else -1
+            _expect(f"W_dec[{layer}]", W_dec, (n_features, written, d_model))
+            if not 1 <= written <= n_layers - layer:
+                raise FitError(
+                    f"W_dec[{layer}] writes {written} layers, but layer {layer} of {n_layers} can write 1 to {n_layers - layer}: "
+                    "column k of W_dec[s] writes layer s+k."
+                )
+        for layer, W_skip in enumerate(self.W_skip or ()):
+            _expect(f"W_skip[{layer}]", W_skip, (d_model, d_model))
+        threshold = getattr(self.activation, "threshold", None)
+        if threshold is not None and threshold.ndim == 2 and [len(threshold), *{*self.n_features}] != [n_layers, threshold.shape[1]]:
+            raise FitError(
+                f"The threshold has shape {tuple(threshold.shape)}, but the encoder has {n_layers} layers of {self.n_features} features: "
+                "give one threshold for each feature."
+            )
+
+    def _check_numbers(self) -> None:
+        named = [(f"{name}[{layer}]", part) for name in ("W_enc", "b_enc") for layer, part in enumerate(getattr(self, name))]
+        named += [("b_dec", self.b_dec)] + [(f"W_skip[{layer}]", part) for layer, part in enumerate(self.W_skip or ())]
+        for name, part in named:
+            bad = int((~part.isfinite()).sum())
+            if bad:
+                raise FitError(f"{name} holds {bad} NaN or infinite numbers of {part.numel()}: the file is damaged or the training diverged.")
+
+
+def _frozen_list(parts: Iterable[Tensor]) -> nn.ParameterList:
+    return nn.ParameterList([nn.Parameter(part, requires_grad=False) for part in parts])
+
+
+def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not tensor.is_floating_point():
+        raise FitError(f"{name} has dtype {tensor.dtype}: give floating point weights.")
+    if tuple(tensor.shape) != shape:
+        raise FitError(
+            f"{name} has shape {tuple(tensor.shape)}, but {shape} was expected: rows are features, and W_enc, b_dec and W_dec "
+            "share one d_model. Transpose it if it is stored the other way round."
+        )
