@@ -79,7 +79,7 @@ class JumpReLU(Activation):
         return self.threshold[layer] if self.threshold.ndim == 2 else self.threshold
 
     def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:
-        threshold = self.at(layer).to(preactivations.dtype)
+        threshold = self.at(layer).to(preactivations)
         if torch.is_grad_enabled() and threshold.requires_grad:
             activations: Tensor = _Jump.apply(preactivations, threshold, self.bandwidth)  # type: ignore[assignment]
             return activations
@@ -120,7 +120,7 @@ class BatchTopK(Activation):
     def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:
         values = preactivations.relu()
         if not self.training:
-            return values * (values > self.threshold[layer].to(values.dtype))
+            return values * (values > self.threshold[layer].to(values))
         kept = min(self.k * values[..., 0].numel(), values.numel())
         top = values.flatten().topk(kept)
         return torch.zeros_like(values).flatten().scatter(0, top.indices, top.values).view_as(values)

@@ -94,36 +94,34 @@ class CrossLayerTranscoder(nn.Module):
         return f"layers={self.n_layers}, features={self.n_features}, d_model={self.d_model}, {kind}{skip}, {self.read} -> {self.write}"
 
     def preactivations(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch feature"]:
-        """h = W_enc[layer] x + b_enc[layer], in the dtype of x."""
-        return x @ self.W_enc[layer].to(x.dtype).T + self.b_enc[layer].to(x.dtype)
+        """h = W_enc[layer] x + b_enc[layer], in the dtype and on the device of x."""
+        return x @ self.W_enc[layer].to(x).T + self.b_enc[layer].to(x)
 
     def encode(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch feature"]:
         """a = φ(h) of one layer."""
         return self.activation(self.preactivations(x, layer), layer)
 
-    def sources(self, layer: int) -> range:
+    def sources(self, layer: int) -> tuple[int, ...]:
         """The layers whose features write `layer`, lowest first."""
-        first = next(s for s in range(layer + 1) if s + self.W_dec[s].shape[1] > layer)
-        return range(first, layer + 1)
+        return tuple(source for source in range(layer + 1) if source + self.W_dec[source].shape[1] > layer)
 
     def decode(self, activations: Sequence[Float[Tensor, "*batch feature_of_layer"]], layer: int) -> Float[Tensor, "*batch d_model"]:
         """ŷ of one layer without its skip, from the activations of layers 0…layer."""
-        dtype = activations[layer].dtype
-        out = self.b_dec[layer].to(dtype)
+        out = self.b_dec[layer].to(activations[layer])
         for source in self.sources(layer):
-            out = out + activations[source] @ self.W_dec[source][:, layer - source].to(dtype)
+            out = out + activations[source] @ self.W_dec[source][:, layer - source].to(activations[source])
         return out
 
     def skip(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch d_model"] | None:
         """The linear path x @ W_skip[layer], or None where there is none."""
-        return None if self.W_skip is None else x @ self.W_skip[layer].to(x.dtype)
+        return None if self.W_skip is None else x @ self.W_skip[layer].to(x)
 
     def decoder_rows(self, source: int, index: Int64[Tensor, " active"]) -> Float[Tensor, "active written d_model"]:
         """What the named features of one layer write, to that layer and on. Only these rows are read from a mapped file.
 
         Raises `FitError` where a row holds NaN or infinity.
         """
-        rows = self.W_dec[source][index]
+        rows = self.W_dec[source][index.to(self.W_dec[source].device)]
         if not bool(rows.isfinite().all()):
             bad = index[~rows.flatten(1).isfinite().all(1)]
             raise FitError(

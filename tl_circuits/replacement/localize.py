@@ -1,0 +1,211 @@
+"""A model, a transcoder and a prompt → the local replacement model: the same logits, linear between features.
+
+Ameisen et al. 2025, "From Cross-Layer Transcoder to Replacement Model" and "The Local Replacement Model".
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tl_circuits.errors import FitError, TLCircuitsWarning
+from tl_circuits.nodes import Feature
+from tl_circuits.replacement.pieces import Pieces, cut
+from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
+from tl_circuits.sites import Model, Sites, Tap, check_read_point, installed, warn_of_low_precision
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+
+@dataclass(frozen=True, eq=False)
+class LocalReplacementModel:
+    """A prompt's own linear model: MLPs replaced by transcoder features plus errors, attention and norms frozen.
+
+    - `features` (layer, position, index) of every active feature, sorted; `activations`, `preactivations` beside it.
+    - `errors` (layer, pos, d_model): what the MLP wrote less what the transcoder explains of it; zero where masked.
+    - `masked_writes`: the same at masked positions, zero elsewhere.
+    - `token_vectors`, `position_vectors` (None where positions are not learned): what enters the first block.
+    - `logits` (pos, d_vocab): the user's model's own, exactly.
+
+    The model is borrowed: no hook stays on it, and none of its flags is changed.
+    """
+
+    model: Model
+    transcoder: CrossLayerTranscoder
+    sites: Sites
+    prompt: TokenizedPrompt
+    pieces: Pieces
+    features: Int64[Tensor, "feature 3"]
+    activations: Float[Tensor, " feature"]
+    preactivations: Float[Tensor, " feature"]
+    errors: Float[Tensor, "layer pos d_model"]
+    masked_writes: Float[Tensor, "layer pos d_model"]
+    token_vectors: Float[Tensor, "pos d_model"]
+    position_vectors: Float[Tensor, "pos d_model"] | None
+    logits: Float[Tensor, "pos d_vocab"]
+
+    @property
+    def n_layers(self) -> int:
+        """The number of layers of the model."""
+        return self.sites.n_layers
+
+    @property
+    def n_pos(self) -> int:
+        """The number of tokens of the prompt."""
+        return len(self.prompt.tokens)
+
+    def __repr__(self) -> str:
+        return (
+            f"LocalReplacementModel({self.n_pos} tokens, {len(self.features)} active features in {self.n_layers} layers, "
+            f"{self.transcoder.read} -> {self.transcoder.write}, masked positions {list(self.prompt.masked)})"
+        )
+
+    def active(self) -> list[Feature]:
+        """The active features, by layer, position and index."""
+        return [Feature(*row) for row in self.features.tolist()]
+
+
+def localize(
+    model: Model, transcoder: CrossLayerTranscoder, prompt: Prompt, masked_positions: Sequence[int] | None = None
+) -> LocalReplacementModel:
+    """The local replacement model of one prompt.
+
+    `prompt` is text, token ids or chat messages. Features and errors at `masked_positions` are left out and become masked
+    sources of their own (default: the beginning-of-sequence tokens at the start; `()` masks none). Raises `FitError` where
+    model and transcoder do not fit or the model cannot be frozen, `PromptError` for prompts that it cannot run. Warns
+    once of 16-bit models, and of a transcoder that was trained on another model.
+    """
+    check_fit(model, transcoder)
+    with torch.inference_mode(False), torch.no_grad():
+        sites = Sites.of(model, transcoder.read, transcoder.write)
+        tokenized = tokenize(model, prompt, masked_positions)
+        pieces = cut(model, sites, transcoder, tokenized.tokens)
+        features, activations, preactivations = _active_features(transcoder, pieces, tokenized.masked)
+        errors, masked_writes = _unexplained(transcoder, pieces, tokenized.masked, features, activations)
+        assert pieces.logits is not None
+        return LocalReplacementModel(
+            model=model,
+            transcoder=transcoder,
+            sites=sites,
+            prompt=tokenized,
+            pieces=pieces,
+            features=features,
+            activations=activations,
+            preactivations=preactivations,
+            errors=errors,
+            masked_writes=masked_writes,
+            token_vectors=pieces.embed[0],
+            position_vectors=None if pieces.pos_embed is None else pieces.pos_embed[0],
+            logits=pieces.logits,
+        )
+
+
+def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
+    """Raises `FitError` where the transcoder's width, layers or read point are not the model's; warns where its name is not."""
+    n_layers, d_model, name = model.cfg.n_layers, model.cfg.d_model, model.cfg.model_name
+    if transcoder.n_layers != n_layers:
+        raise FitError(
+            f"This transcoder has {transcoder.n_layers} layers, but {name} has {n_layers}: it was trained on another model, or layers "
+            "are missing from it. Every layer needs its transcoder."
+        )
+    if transcoder.d_model != d_model:
+        raise FitError(f"This transcoder is {transcoder.d_model} wide, but {name} has d_model {d_model}: was it trained on another model?")
+    check_read_point(model, transcoder.read, processed_weights=transcoder.processed_weights)
+    warn_of_low_precision(model)
+    if transcoder.model_name is not None and _plain(transcoder.model_name) != _plain(str(name)):
+        warnings.warn(
+            f"This transcoder says it was trained on {transcoder.model_name!r}, but the model is {name!r}: its features may mean "
+            "nothing here. The sizes agree, so tracing goes on.",
+            TLCircuitsWarning,
+            stacklevel=3,
+        )
+
+
+def replay(
+    local: LocalReplacementModel,
+    extra_writes: Float[Tensor, "layer pos d_model"],
+    extra_tokens: Float[Tensor, "pos d_model"],
+) -> tuple[Float[Tensor, "pos d_model"], ...]:
+    """Every read of a real forward pass of the frozen model, after adding to what the MLPs write and to the embeddings.
+
+    Attention patterns, norm denominators and MLP writes are put back to the prompt's values, and nothing re-encodes: what
+    changes is the sum of the edges of the added sources, which makes this the check of all edges (method: brute force).
+    """
+    pieces, reads = local.pieces, dict[int, Tensor]()
+    frozen = {tap: iter(values) for tap, values in pieces.frozen.items()}
+    functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {
+        tap: (lambda value, values=values: next(values, value)) for tap, values in frozen.items()
+    }
+
+    def read(layer: int) -> Callable[[Tensor], None]:
+        return lambda value: reads.__setitem__(layer, value)
+
+    def write(layer: int) -> Callable[[Tensor], Tensor]:
+        def put(_value: Tensor) -> Tensor:
+            constant = pieces.writes[layer].detach() + extra_writes[layer]
+            skip = local.transcoder.skip(reads[layer], layer)
+            return constant if skip is None else constant + skip
+
+        return put
+
+    for site in local.sites.sites:
+        functions |= {site.read: read(site.layer), site.write: write(site.layer)}
+    functions[local.sites.unembed_in] = read(local.n_layers)
+    functions[local.sites.embed] = lambda value: value + extra_tokens
+    with torch.inference_mode(False), torch.no_grad(), installed(local.model, functions):
+        local.model(local.prompt.tokens[None])
+    return tuple(reads[layer][0] for layer in range(local.n_layers + 1))
+
+
+def decoded(
+    transcoder: CrossLayerTranscoder,
+    features: Int64[Tensor, "feature 3"],
+    activations: Float[Tensor, " feature"],
+    n_pos: int,
+) -> Float[Tensor, "layer pos d_model"]:
+    """What these features write at every layer and position, without b_dec."""
+    written = activations.new_zeros(transcoder.n_layers, n_pos, transcoder.d_model)
+    for source in range(transcoder.n_layers):
+        here = features[:, 0] == source
+        # In slices, so that the gathered rows of a long prompt do not all lie in memory at once.
+        for rows, values in zip(features[here].split(4096), activations[here].split(4096), strict=True):
+            decoder = transcoder.decoder_rows(source, rows[:, 2]).to(values) * values[:, None, None]
+            for step, written_by_layer in enumerate(decoder.unbind(1)):
+                written[source + step].index_add_(0, rows[:, 1], written_by_layer)
+    return written
+
+
+def _active_features(
+    transcoder: CrossLayerTranscoder, pieces: Pieces, masked: tuple[int, ...]
+) -> tuple[Int64[Tensor, "feature 3"], Float[Tensor, " feature"], Float[Tensor, " feature"]]:
+    features, activations, preactivations = [], [], []
+    for layer in range(transcoder.n_layers):
+        before = transcoder.preactivations(pieces.reads[layer].detach()[0], layer)
+        after = transcoder.activation(before, layer)
+        after[list(masked)] = 0
+        pos, index = after.nonzero(as_tuple=True)
+        features.append(torch.stack([torch.full_like(pos, layer), pos, index], dim=1))
+        activations.append(after[pos, index])
+        preactivations.append(before[pos, index])
+    return torch.cat(features), torch.cat(activations), torch.cat(preactivations)
+
+
+def _unexplained(
+    transcoder: CrossLayerTranscoder,
+    pieces: Pieces,
+    masked: tuple[int, ...],
+    features: Int64[Tensor, "feature 3"],
+    activations: Float[Tensor, " feature"],
+) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
+    wrote = torch.stack([write.detach()[0] for write in pieces.writes])
+    unexplained = wrote - decoded(transcoder, features, activations, wrote.shape[1]) - transcoder.b_dec.to(wrote)[:, None]
+    errors, masked_writes = unexplained, torch.zeros_like(unexplained)
+    masked_writes[:, list(masked)] = unexplained[:, list(masked)]
+    errors[:, list(masked)] = 0
+    return errors, masked_writes
+
+
+def _plain(name: str) -> str:
+    return name.rsplit("/", 1)[-1].lower()

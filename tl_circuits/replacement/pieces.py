@@ -1,0 +1,189 @@
+"""A forward pass cut into affine pieces, one per block, each of which autograd can pull a cotangent back through.
+
+With attention patterns and norm denominators held at the prompt's values and every MLP's write made a constant, a block is
+affine in its input and in its write (Ameisen et al. 2025, "Attribution Graphs", the stop-gradients of J▼). Cutting the
+pass at each block's input keeps every pull-back as short as one block, in whatever architecture the user brings.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tl_circuits.errors import FitError
+from tl_circuits.sites import Model, Sites, Tap, installed
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """One pass at batch 1 in pieces. All tensors are `1 pos d_model` and, but for the leaves, carry their autograd graph.
+
+    `block_in[l]` are leaves; `block_in[n_layers]` is the last residual. `writes[l]` are leaves too: what the MLP wrote,
+    without the transcoder's linear skip, which stays in the graph. `reads[l]` is what the transcoder reads, and
+    `reads[n_layers]`, in a whole pass, what the unembedding reads. `frozen` holds the patterns and denominators.
+    """
+
+    block_in: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+    reads: tuple[Tensor, ...]
+    block_out: tuple[Tensor, ...]
+    embed: Tensor
+    pos_embed: Tensor | None
+    frozen: dict[Tap, list[Tensor]]
+    logits: Float[Tensor, "pos d_vocab"] | None
+
+    def pull_back_read(
+        self, layer: int, vector: Float[Tensor, "batch d_model"], pos: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch 1 pos d_model"]:
+        """The gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input (of the last residual, at `n_layers`)."""
+        cotangent = vector.new_zeros(len(vector), *self.reads[layer].shape)
+        cotangent[torch.arange(len(vector)), 0, pos] = vector
+        return _pull_back(self.reads[layer], (self.block_in[layer],), cotangent)[0]
+
+    def pull_back_block(
+        self, layer: int, cotangent: Float[Tensor, "batch 1 pos d_model"]
+    ) -> tuple[Float[Tensor, "batch 1 pos d_model"], Float[Tensor, "batch 1 pos d_model"]]:
+        """The cotangent of a block's output, pulled back to the block's input and to its MLP's write."""
+        at_input, at_write = _pull_back(self.block_out[layer], (self.block_in[layer], self.writes[layer]), cotangent)
+        return at_input, at_write
+
+    @cached_property
+    def block_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
+        """What each block adds that depends neither on its input nor on its MLP: attention and norm biases, edits by hooks."""
+        leaves = zip(self.block_in, self.writes, strict=False)
+        inside = [_constant(out, pair) for out, pair in zip(self.block_out, leaves, strict=True)]
+        joints = [(after - before).detach()[0] for before, after in zip(self.block_out, self.block_in[1:], strict=True)]
+        return tuple(constant + joint for constant, joint in zip(inside, joints, strict=True))
+
+    @cached_property
+    def read_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
+        """The part of each read that does not depend on its block's input."""
+        return tuple(_constant(read, (leaf,)) for read, leaf in zip(self.reads, self.block_in, strict=False))
+
+    @cached_property
+    def embedding_constant(self) -> Float[Tensor, "pos d_model"]:
+        """What enters the first block beside token and position embeddings: nothing, unless a hook or a model adds it."""
+        embeddings = self.embed if self.pos_embed is None else self.embed + self.pos_embed
+        return (self.block_in[0] - embeddings).detach()[0]
+
+
+def cut(
+    model: Model,
+    sites: Sites,
+    transcoder: CrossLayerTranscoder,
+    tokens: Int64[Tensor, " pos"],
+    *,
+    writes: Sequence[Tensor] | None = None,
+) -> Pieces:
+    """Runs the model once, inside hooks, and cuts the pass into pieces.
+
+    With `writes` (of a pass over a longer prompt that starts with these tokens), the MLPs are held at those values and the
+    pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
+    """
+    recorder = _Recorder(sites, transcoder, None if writes is None else [write[:, : len(tokens)].detach() for write in writes])
+    with torch.inference_mode(False), torch.enable_grad(), installed(model, recorder.functions()):
+        # Cloning makes a normal tensor of tokens that were made in inference mode.
+        batch = tokens.clone()[None]
+        out = model(batch) if writes is None else model(batch, stop_at_layer=sites.n_layers)
+    return recorder.pieces(out.detach()[0] if writes is None else None)
+
+
+class _Recorder:
+    """The functions that cut a pass, and what they saw. A bridge may call a hook once per alias: the first call counts."""
+
+    def __init__(self, sites: Sites, transcoder: CrossLayerTranscoder, fixed_writes: list[Tensor] | None) -> None:
+        self._sites, self._transcoder, self._fixed_writes = sites, transcoder, fixed_writes
+        self._seen: dict[tuple[str, int], Tensor] = {}
+        self._leaves: dict[tuple[str, int], Tensor] = {}
+        self._frozen: dict[Tap, list[Tensor]] = {tap: [] for tap in sites.frozen}
+
+    def functions(self) -> dict[Tap, Callable[[Tensor], Tensor | None]]:
+        """What to call at each tap."""
+        functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {tap: self._freeze(tap) for tap in self._sites.frozen}
+        for site in self._sites.sites:
+            functions[site.block_in] = self._leaf("block_in", site.layer)
+            functions[site.read] = self._see("read", site.layer)
+            functions[site.write] = self._write(site.layer)
+            functions[site.block_out] = self._see("block_out", site.layer)
+        functions[self._sites.sites[-1].block_out] = self._last
+        functions[self._sites.unembed_in] = self._see("read", self._sites.n_layers)
+        functions[self._sites.embed] = self._see("embed", 0)
+        if self._sites.pos_embed is not None:
+            functions[self._sites.pos_embed] = self._see("pos_embed", 0)
+        return functions
+
+    def pieces(self, logits: Tensor | None) -> Pieces:
+        """The pass, once it has run."""
+        n_layers, whole = self._sites.n_layers, logits is not None
+        unfired = [tap.name for tap, values in self._frozen.items() if not values and tap.name.endswith("hook_pattern")]
+        unfired += [f"{name} of layer {layer}" for name in ("block_out", "read") for layer in range(n_layers) if (name, layer) not in self._seen]
+        if unfired:
+            raise FitError(
+                f"{len(unfired)} hooks did not fire in a forward pass (first: {unfired[0]}), so the model cannot be frozen. "
+                "A bridge needs attn_implementation='eager', and SAEs or other wrappers must be taken off before tracing."
+            )
+        pos_embed = self._seen.get(("pos_embed", 0))
+        return Pieces(
+            block_in=tuple(self._leaves["block_in", layer] for layer in range(n_layers + 1)),
+            writes=tuple(self._leaves["write", layer] for layer in range(n_layers)),
+            reads=tuple(self._seen["read", layer] for layer in range(n_layers + whole)),
+            block_out=tuple(self._seen["block_out", layer] for layer in range(n_layers)),
+            embed=self._seen["embed", 0].detach(),
+            pos_embed=None if pos_embed is None else pos_embed.detach().expand_as(self._seen["embed", 0]),
+            frozen=self._frozen,
+            logits=logits,
+        )
+
+    def _freeze(self, tap: Tap) -> Callable[[Tensor], Tensor]:
+        def freeze(value: Tensor) -> Tensor:
+            self._frozen[tap].append(value.detach())
+            return value.detach()
+
+        return freeze
+
+    def _see(self, name: str, layer: int) -> Callable[[Tensor], None]:
+        def see(value: Tensor) -> None:
+            self._seen.setdefault((name, layer), value)
+
+        return see
+
+    def _leaf(self, name: str, layer: int) -> Callable[[Tensor], Tensor]:
+        def leaf(value: Tensor) -> Tensor:
+            # The clone keeps a leaf from being an inference tensor and from sharing memory with the user's own caches.
+            return self._leaves.setdefault((name, layer), value.detach().clone().requires_grad_())
+
+        return leaf
+
+    def _write(self, layer: int) -> Callable[[Tensor], Tensor]:
+        def write(value: Tensor) -> Tensor:
+            skip = self._transcoder.skip(self._seen["read", layer], layer)
+            if self._fixed_writes is not None:
+                constant = self._fixed_writes[layer]
+            else:
+                constant = value.detach() if skip is None else (value - skip).detach()
+            leaf = self._leaf("write", layer)(constant)
+            return leaf if skip is None else leaf + skip
+
+        return write
+
+    def _last(self, value: Tensor) -> Tensor:
+        self._seen.setdefault(("block_out", self._sites.n_layers - 1), value)
+        return self._leaf("block_in", self._sites.n_layers)(value)
+
+
+def _pull_back(out: Tensor, leaves: tuple[Tensor, ...], cotangent: Float[Tensor, "batch 1 pos d_model"]) -> tuple[Tensor, ...]:
+    with torch.inference_mode(False), torch.enable_grad():
+        return torch.autograd.grad(out, leaves, cotangent, retain_graph=True, is_grads_batched=True)
+
+
+def _constant(out: Tensor, leaves: tuple[Tensor, ...]) -> Float[Tensor, "pos d_model"]:
+    # out = J·leaves + constant; the gradient with respect to a cotangent u of Jᵀu·leaves is J·leaves, for any u.
+    with torch.inference_mode(False), torch.enable_grad():
+        cotangent = torch.zeros_like(out, requires_grad=True)
+        pulled = torch.autograd.grad(out, leaves, cotangent, create_graph=True, retain_graph=True)
+        (linear,) = torch.autograd.grad(pulled, cotangent, [leaf.detach() for leaf in leaves], retain_graph=True)
+    return (out.detach() - linear)[0]

@@ -1,0 +1,101 @@
+"""What a user calls a prompt → token ids that this model can run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from tl_circuits.errors import PromptError
+from tl_circuits.sites import Model
+
+Prompt: TypeAlias = str | Tensor | Sequence[int] | Sequence[dict[str, str]]
+"""Text, token ids (one prompt), or chat messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedPrompt:
+    """A prompt as the model reads it. `masked` are positions whose features are left out, `masked_why` says for what reason."""
+
+    tokens: Int64[Tensor, " pos"]
+    strings: tuple[str, ...]
+    masked: tuple[int, ...]
+    masked_why: str
+
+
+def tokenize(model: Model, prompt: Prompt, masked_positions: Sequence[int] | None = None) -> TokenizedPrompt:
+    """The prompt's token ids, checked, with their strings and the positions to mask.
+
+    Text gets the tokens that the model's own `to_tokens` puts before it. `masked_positions=None` masks the beginning-of-
+    sequence tokens that the prompt starts with, where the tokenizer has one. Raises `PromptError` for empty prompts, for
+    prompts longer than the context, for ids outside the vocabulary and for positions outside the prompt.
+    """
+    tokens = _ids(model, prompt)
+    _check_ids(model, tokens)
+    masked, why = _masked(model, tokens, masked_positions)
+    return TokenizedPrompt(tokens, _strings(model, tokens), masked, why)
+
+
+def _ids(model: Model, prompt: Prompt) -> Int64[Tensor, " pos"]:
+    device = next(model.parameters()).device
+    if isinstance(prompt, Tensor):
+        return _one_prompt(prompt).to(device)
+    if len(prompt) == 0:
+        raise PromptError(f"The prompt {prompt!r} is empty: give at least one token.")
+    if isinstance(prompt, str) or isinstance(prompt[0], dict):
+        return _text_ids(model, prompt).to(device)
+    if all(isinstance(token, int) and not isinstance(token, bool) for token in prompt):
+        return torch.tensor(prompt, dtype=torch.int64, device=device)
+    raise PromptError(f"A prompt is text, token ids or chat messages; {prompt!r:.80} was given. To trace several prompts, trace each.")
+
+
+def _one_prompt(ids: Tensor) -> Int64[Tensor, " pos"]:
+    if ids.ndim == 2 and len(ids) == 1:
+        ids = ids[0]
+    if ids.ndim != 1:
+        raise PromptError(f"Token ids of shape {tuple(ids.shape)} were given: trace one prompt at a time, shape (pos,) or (1, pos).")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise PromptError(f"Token ids of dtype {ids.dtype} were given: give integers.")
+    return ids.to(torch.int64)
+
+
+def _text_ids(model: Model, prompt: Any) -> Int64[Tensor, " pos"]:
+    if model.tokenizer is None:
+        raise PromptError("This model has no tokenizer, so it cannot read text: give token ids instead.")
+    if isinstance(prompt, str):
+        to_tokens: Any = model.to_tokens  # type: ignore[attr-defined]
+        return to_tokens(prompt, truncate=False)[0]
+    text = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+
+def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
+    n_ctx, d_vocab = model.cfg.n_ctx, model.cfg.d_vocab
+    if len(tokens) == 0:
+        raise PromptError("The prompt has no tokens: give at least one.")
+    if len(tokens) > n_ctx:
+        raise PromptError(f"The prompt has {len(tokens)} tokens, but the model's context holds {n_ctx}: shorten it by {len(tokens) - n_ctx}.")
+    outside = tokens[(tokens < 0) | (tokens >= d_vocab)]
+    if len(outside):
+        raise PromptError(f"Token ids {outside[:5].tolist()} are outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}): use this model's tokenizer.")
+
+
+def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | None) -> tuple[tuple[int, ...], str]:
+    if given is not None:
+        outside = [position for position in given if not -len(tokens) <= position < len(tokens)]
+        if outside:
+            raise PromptError(f"masked_positions={outside} lie outside a prompt of {len(tokens)} tokens: use 0 to {len(tokens) - 1}, or negative ones.")
+        return tuple(sorted({position % len(tokens) for position in given})), "given by the user"
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    if bos is None:
+        return (), "nothing masked: the model has no beginning-of-sequence token"
+    leading = int((tokens == bos).cumprod(0).sum())
+    return tuple(range(leading)), f"beginning-of-sequence token (id {bos}), on which transcoders are not trained"
+
+
+def _strings(model: Model, tokens: Int64[Tensor, " pos"]) -> tuple[str, ...]:
+    if model.tokenizer is None:
+        return tuple(str(token) for token in tokens.tolist())
+    return tuple(model.tokenizer.decode([token]) for token in tokens.tolist())

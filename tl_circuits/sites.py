@@ -1,0 +1,280 @@
+"""Where a model's MLPs are read and written, and what must be frozen to make the rest linear. Owns every hook name.
+
+A `Tap` is one place where a tensor passes. Most taps are TransformerLens hook points; where a model class lacks one (plain
+HookedTransformer has no `mlp.hook_in`), the tap is the input or output of the module itself. `installed` is the only way
+by which this package puts a hook on a model, and it takes every one off again.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tl_circuits.errors import FitError, TLCircuitsWarning
+
+READS = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+WRITES = ("hook_mlp_out", "mlp.hook_out")
+
+
+class Model(Protocol):
+    """What is asked of a model: HookedTransformer, TransformerBridge and their SAELens children have it."""
+
+    cfg: Any
+    tokenizer: Any
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]: ...
+
+    @property
+    def W_U(self) -> Tensor: ...
+
+    def hooks(self, fwd_hooks: Any = ...) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def __call__(self, tokens: Any, **kwargs: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place where a tensor passes: a hook point by name, or a module's first input or its output."""
+
+    name: str
+    kind: Literal["hook", "input", "output"] = "hook"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One MLP: its block's input and output in the residual stream, and where a transcoder reads and writes."""
+
+    layer: int
+    block_in: Tap
+    read: Tap
+    write: Tap
+    block_out: Tap
+
+
+@dataclass(frozen=True)
+class Sites:
+    """All MLPs of a model in order, and the rest of what a local replacement model needs to know of it.
+
+    `frozen` are the taps whose values are held at those of the prompt: attention patterns and norm denominators.
+    `pos_embed` is there only where position embeddings are learned and added to the residual stream.
+    """
+
+    sites: tuple[Site, ...]
+    frozen: tuple[Tap, ...]
+    token_ids: Tap
+    embed: Tap
+    pos_embed: Tap | None
+    unembed_in: Tap
+
+    @property
+    def n_layers(self) -> int:
+        """The number of MLPs."""
+        return len(self.sites)
+
+    @classmethod
+    def of(cls, model: Model, read: str, write: str) -> "Sites":
+        """The sites of a model, for a transcoder that reads and writes at these points inside each block.
+
+        Raises `FitError` for models that cannot be traced (attention only, patterns not exposed, split q/k/v inputs on a
+        bridge, active dropout, a dtype in the config that is not the parameters') and for points that a model lacks.
+        """
+        _refuse_untraceable(model)
+        n_layers = model.cfg.n_layers
+        points = _hook_points(model)
+        return cls(
+            sites=tuple(_site(points, layer, read, write) for layer in range(n_layers)),
+            frozen=tuple(Tap(name) for name in points.unique if _is_frozen(name)),
+            token_ids=Tap("embed", "input"),
+            embed=Tap("hook_embed"),
+            pos_embed=Tap("hook_pos_embed") if model.cfg.positional_embedding_type == "standard" else None,
+            unembed_in=Tap("unembed", "input"),
+        )
+
+
+@contextmanager
+def installed(model: Model, functions: Mapping[Tap, Callable[[Tensor], Tensor | None]]) -> Iterator[None]:
+    """Calls each function on what passes its tap, and puts what it returns, if anything, in its place.
+
+    They are called after the user's own hooks of the same point. On leaving, by whatever way, none is left.
+    """
+    with ExitStack() as stack:
+        # TransformerLens says for each norm and pass that an edited norm scale leaves its native path: that is what is wanted.
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message=".*(hook_scale|hook_normalized).*", category=UserWarning)
+        for tap, function in functions.items():
+            if tap.kind != "hook":
+                handle = _register(_submodule(model, tap.name), tap.kind, function)
+                stack.callback(handle.remove)
+        hooks = [(tap.name, _as_hook(function)) for tap, function in functions.items() if tap.kind == "hook"]
+        stack.enter_context(model.hooks(fwd_hooks=hooks))
+        yield
+
+
+def has_user_hooks(model: Model) -> bool:
+    """Whether anybody has hooks on the model: they may act on positions that a shorter prompt does not have."""
+    return any(point._forward_hooks for point in model.hook_dict.values())
+
+
+def check_read_point(model: Model, read: str, *, processed_weights: bool) -> None:
+    """Raises `FitError` where weight processing has moved what a transcoder reads, or has not been done and was expected.
+
+    Folding a norm moves `mlp.hook_in`; centring the writing weights of a LayerNorm model moves `hook_resid_mid`;
+    `ln2.hook_normalized` is the same on both (TransformerLens, `process_weights_`).
+    """
+    folded = _is_folded(model)
+    moved = {"mlp.hook_in": folded, "hook_resid_mid": _has_layer_norm(model) and (folded and _is_centred(model))}.get(read, False)
+    if moved and not processed_weights:
+        raise FitError(
+            f"This model's weights were processed (norms folded{', writing weights centred' if _is_centred(model) else ''}), which "
+            f"changes {read!r}, the transcoder's read point. Load the model without processing (from_pretrained_no_processing, or a "
+            "bridge without enable_compatibility_mode), or, if the transcoder was trained on the processed model, build it with "
+            "processed_weights=True."
+        )
+    if processed_weights and not folded:
+        raise FitError(
+            "The transcoder was trained on a model with processed weights (processed_weights=True), but this model's are not: "
+            "call process_weights_() or enable_compatibility_mode() first."
+        )
+
+
+def warn_of_low_precision(model: Model) -> None:
+    """Warns (`TLCircuitsWarning`) where sweeps would run in 16 bits."""
+    dtype = next(model.parameters()).dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        warnings.warn(
+            f"The model is in {dtype}: edges are computed in it and sum to their totals only to about 3e-3. "
+            "float32 (model.to(torch.float32)) is recommended; the graph records its conservation error.",
+            TLCircuitsWarning,
+            stacklevel=3,
+        )
+
+
+@dataclass(frozen=True)
+class _HookPoints:
+    """Hook names: all by which a point may be called, and one for each point."""
+
+    names: frozenset[str]
+    unique: tuple[str, ...]
+    modules: frozenset[str]
+
+
+def _hook_points(model: Model) -> _HookPoints:
+    # A bridge lists the same point under its own name and under HookedTransformer's; hooking both would freeze it twice.
+    first_name: dict[int, str] = {}
+    for name, point in model.hook_dict.items():
+        first_name.setdefault(id(point), name)
+    blocks: Any = model.blocks  # type: ignore[attr-defined]
+    modules = {f"blocks.{layer}.mlp" for layer, block in enumerate(blocks) if hasattr(block, "mlp")}
+    return _HookPoints(frozenset(model.hook_dict), tuple(first_name.values()), frozenset(modules))
+
+
+def _site(points: _HookPoints, layer: int, read: str, write: str) -> Site:
+    return Site(
+        layer,
+        block_in=_tap(points, layer, "hook_resid_pre", "block input"),
+        read=_tap(points, layer, read, "read point", READS),
+        write=_tap(points, layer, write, "write point", WRITES),
+        block_out=_tap(points, layer, "hook_resid_post", "block output"),
+    )
+
+
+def _tap(points: _HookPoints, layer: int, point: str, role: str, known: tuple[str, ...] | None = None) -> Tap:
+    name = f"blocks.{layer}.{point}"
+    if known is not None and point not in known:
+        raise FitError(f"{point!r} is not a {role} of a transcoder that can be traced. Known ones: {', '.join(known)}.")
+    if name in points.names:
+        return Tap(name)
+    module = f"blocks.{layer}.mlp"
+    if point in ("mlp.hook_in", "mlp.hook_out") and module in points.modules:
+        return Tap(module, "input" if point == "mlp.hook_in" else "output")
+    there = [other for other in known or () if f"blocks.{layer}.{other}" in points.names or other.startswith("mlp.")]
+    raise FitError(
+        f"This model has no {name!r}, the transcoder's {role}. It has {', '.join(there) or 'none of the known ones'}: blocks that run "
+        "attention and MLP in parallel have no residual stream between them."
+    )
+
+
+def _is_frozen(name: str) -> bool:
+    # Query and key norms act before the pattern, which is itself held fixed.
+    return name.endswith(("attn.hook_pattern", "hook_scale")) and not name.endswith(("q_norm.hook_scale", "k_norm.hook_scale"))
+
+
+def _refuse_untraceable(model: Model) -> None:
+    cfg = model.cfg
+    if getattr(cfg, "attn_only", False):
+        raise FitError("This model is attention-only (cfg.attn_only): it has no MLP that a transcoder could replace.")
+    missing = [f"blocks.{layer}.attn.hook_pattern" for layer in range(cfg.n_layers)]
+    missing = [name for name in missing if name not in model.hook_dict]
+    if missing:
+        raise FitError(
+            f"{len(missing)} of {cfg.n_layers} blocks expose no attention pattern (first: {missing[0]!r}), so attention cannot be frozen. "
+            "Load the model with attn_implementation='eager'; layers without attention patterns are not supported."
+        )
+    if hasattr(model, "original_model"):
+        for flag in ("use_split_qkv_input", "use_attn_in"):
+            if getattr(cfg, flag, False):
+                raise FitError(
+                    f"cfg.{flag} is on: on a TransformerBridge it bypasses the norm before attention, which can then not be frozen. "
+                    f"Turn it off with model.set_{flag}(False)."
+                )
+    dtype = next(model.parameters()).dtype
+    if getattr(cfg, "dtype", dtype) != dtype:
+        raise FitError(
+            f"The model's config says {cfg.dtype}, but its parameters are {dtype}: norms would compute in the wrong one. "
+            "Make them agree: load the model in that dtype, or set model.cfg.dtype."
+        )
+    _refuse_dropout(model)
+
+
+def _refuse_dropout(model: Model) -> None:
+    for module in model.modules():
+        rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
+        if module.training and isinstance(rate, int | float) and rate > 0:
+            raise FitError(f"Dropout of {rate} is active ({type(module).__name__}), so every pass would differ: call model.eval() first.")
+
+
+def _is_folded(model: Model) -> bool:
+    return str(model.cfg.normalization_type).endswith("Pre") or bool(getattr(model, "_weights_processed", False))
+
+
+def _has_layer_norm(model: Model) -> bool:
+    return model.cfg.normalization_type in ("LN", "LNPre")
+
+
+def _is_centred(model: Model) -> bool:
+    rows: Tensor = model.W_E  # type: ignore[attr-defined]
+    return bool((rows.mean(-1).abs() <= 1e-4 * rows.abs().mean()).all())
+
+
+def _submodule(model: Model, path: str) -> nn.Module:
+    module: Any = model
+    for part in path.split("."):
+        module = module[int(part)] if part.isdigit() else getattr(module, part)
+    return module
+
+
+def _register(module: nn.Module, kind: str, function: Callable[[Tensor], Tensor | None]) -> torch.utils.hooks.RemovableHandle:
+    if kind == "output":
+        return module.register_forward_hook(lambda _module, _args, out: function(out))
+
+    def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        changed = function(args[0])
+        return None if changed is None else (changed, *args[1:])
+
+    return module.register_forward_pre_hook(before)
+
+
+def _as_hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+    def call(tensor: Tensor, hook: Any) -> Tensor | None:
+        return function(tensor)
+
+    return call
