@@ -1,0 +1,335 @@
+"""The folder layout of circuit-tracer, read and written so that either package reads what the other wrote.
+
+A cross-layer transcoder of L layers (`model_kind: cross_layer_transcoder`), l = 0 … L−1:
+
+    config.yaml             model_name, model_kind, feature_input_hook, feature_output_hook, scan
+    W_enc_{l}.safetensors   W_enc_{l} (feature, d_model), b_enc_{l} (feature), b_dec_{l} (d_model),
+                            threshold_{l} (feature)
+    W_dec_{l}.safetensors   W_dec_{l} (feature, L−l, d_model): column k writes layer l+k
+
+A per-layer transcoder (`model_kind: transcoder_set`; `activation: relu` or `topk` with `k`, neither with a threshold):
+
+    layer_{l}.safetensors   W_enc and W_dec (feature, d_model), b_enc (feature), b_dec (d_model),
+                            activation_function.threshold (feature), W_skip (d_out, d_in), added as x @ W_skip.T
+
+What that layout has no place for is kept where circuit-tracer does not look: `W_skip_{l}` (d_in, d_out) beside
+`W_enc_{l}`, and the key `tl_circuits` of config.yaml. A feature that writes fewer layers than it could is padded with
+zeros, which says the same to circuit-tracer; BatchTopK is stored as the JumpReLU that it is at inference. Only for a
+*cross-layer* TopK or skip does circuit-tracer read less than was written: it knows neither, and takes ReLU and no skip.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from tl_circuits.errors import FileError, FitError, SettingError
+from tl_circuits.transcoder.activations import Activation, ReLU, TopK
+from tl_circuits.transcoder.files.activations import build, describe, threshold_at
+from tl_circuits.transcoder.files.folders import new_folder
+from tl_circuits.transcoder.files.tensors import PICKLES, TensorFile, open_tensors, write_tensors
+from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
+
+CONFIG = "config.yaml"
+CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
+_THRESHOLD = "activation_function.threshold"
+
+
+def save(transcoder: CrossLayerTranscoder, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write the folder; see `tl_circuits.save_transcoder`."""
+    write_layer = _write_per_layer if transcoder.is_per_layer else _write_cross_layer
+    with new_folder(folder, replaces=_is_ours if overwrite else None) as draft:
+        for layer in range(transcoder.n_layers):
+            write_layer(transcoder, layer, draft)
+        config = yaml.safe_dump(_describe(transcoder), sort_keys=False, allow_unicode=True)
+        (draft / CONFIG).write_text(config, encoding="utf-8")
+    return folder
+
+
+def load(folder: Path) -> CrossLayerTranscoder:
+    """Read the folder; see `tl_circuits.load_transcoder`."""
+    config = _read_config(folder)
+    layers = _read_cross_layer(folder) if config["model_kind"] == CROSS_LAYER else _read_per_layer(folder, config)
+    ours = _read_ours(folder, config, layers)
+    has_skip = [layer.W_skip is not None for layer in layers]
+    if any(has_skip) and not all(has_skip):
+        raise FileError(
+            f"'{folder}' has skip weights for layers {_where(has_skip)} of {len(layers)} only: fetch it again."
+        )
+    try:
+        return CrossLayerTranscoder(
+            [layer.W_enc for layer in layers],
+            [layer.b_enc for layer in layers],
+            [layer.W_dec[:, :written] for layer, written in zip(layers, ours["written"], strict=True)],
+            torch.stack([layer.b_dec for layer in layers]),
+            activation=_activation(folder, config, ours, layers),
+            W_skip=[layer.W_skip for layer in layers if layer.W_skip is not None] if all(has_skip) else None,
+            read=config["feature_input_hook"],
+            write=config["feature_output_hook"],
+            model_name=config.get("model_name"),
+            processed_weights=ours["processed_weights"],
+        )
+    except (FitError, SettingError) as error:
+        raise FileError(f"'{folder}' holds weights that make no transcoder. {error}") from error
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer as the files hold it: W_dec is (feature, layers written, d_model), W_skip is (d_in, d_out)."""
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    threshold: Tensor | None
+    W_skip: Tensor | None
+    k: int | None = None
+
+
+# Writing
+
+
+def _describe(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "model_name": transcoder.model_name,
+        "model_kind": PER_LAYER if transcoder.is_per_layer else CROSS_LAYER,
+        "feature_input_hook": transcoder.read,
+        "feature_output_hook": transcoder.write,
+        "scan": None,
+    }
+    # circuit-tracer takes JumpReLU from the thresholds where no activation is named.
+    if isinstance(transcoder.activation, ReLU):
+        config["activation"] = "relu"
+    elif isinstance(transcoder.activation, TopK):
+        config |= {"activation": "topk", "k": transcoder.activation.k}
+    ours = {
+        "format": 1,
+        "activation": describe(transcoder.activation),
+        "written": [rows.shape[1] for rows in transcoder.W_dec],
+        "processed_weights": transcoder.processed_weights,
+    }
+    return config | {"tl_circuits": ours}
+
+
+def _write_cross_layer(transcoder: CrossLayerTranscoder, layer: int, folder: Path) -> None:
+    tensors: dict[str, Tensor | None] = {
+        f"W_enc_{layer}": transcoder.W_enc[layer],
+        f"b_enc_{layer}": transcoder.b_enc[layer],
+        f"b_dec_{layer}": transcoder.b_dec[layer],
+        f"threshold_{layer}": threshold_at(transcoder.activation, layer, transcoder.n_features[layer]),
+        f"W_skip_{layer}": None if transcoder.W_skip is None else transcoder.W_skip[layer],
+    }
+    write_tensors(folder / f"W_enc_{layer}.safetensors", _present(tensors))
+    rows = transcoder.W_dec[layer]
+    missing = transcoder.n_layers - layer - rows.shape[1]
+    if missing:
+        rows = torch.cat([rows, rows.new_zeros(len(rows), missing, transcoder.d_model)], dim=1)
+    write_tensors(folder / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": rows})
+
+
+def _write_per_layer(transcoder: CrossLayerTranscoder, layer: int, folder: Path) -> None:
+    # circuit-tracer refuses a layer file with a name that it does not know, so nothing may be added here.
+    tensors: dict[str, Tensor | None] = {
+        "W_enc": transcoder.W_enc[layer],
+        "W_dec": transcoder.W_dec[layer].squeeze(1),
+        "b_enc": transcoder.b_enc[layer],
+        "b_dec": transcoder.b_dec[layer],
+        _THRESHOLD: threshold_at(transcoder.activation, layer, transcoder.n_features[layer]),
+        "W_skip": None if transcoder.W_skip is None else transcoder.W_skip[layer].T,
+    }
+    write_tensors(folder / f"layer_{layer}.safetensors", _present(tensors))
+
+
+def _present(tensors: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name == CONFIG or (path.suffix == ".safetensors" and path.is_file())
+
+
+# Reading
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileError(
+            f"'{folder}' has no {CONFIG} (it holds {_listed(folder)}): circuit-tracer's layout needs one, with "
+            f"model_kind ({CROSS_LAYER} or {PER_LAYER}), feature_input_hook and feature_output_hook."
+        )
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        problem = str(error).replace("\n", " ")
+        raise FileError(
+            f"'{path}' is not plain YAML ({problem}): tags that make objects are refused; fetch it again."
+        ) from error
+    if not isinstance(config, dict):
+        raise FileError(f"'{path}' holds {type(config).__name__}, not a table of settings: fetch it again.")
+    kind = config.get("model_kind")
+    if kind not in (CROSS_LAYER, PER_LAYER):
+        raise FileError(f"model_kind: {kind!r} in '{path}' is unknown: {CROSS_LAYER} and {PER_LAYER} are read.")
+    for name in ("feature_input_hook", "feature_output_hook"):
+        if not isinstance(config.get(name), str):
+            raise FileError(
+                f"{name}: {config.get(name)!r} in '{path}' names no hook point: give one such as hook_resid_mid."
+            )
+    if not isinstance(config.get("model_name"), str | None):
+        raise FileError(f"model_name: {config['model_name']!r} in '{path}' is no name: give text, or leave it out.")
+    return config
+
+
+def _read_cross_layer(folder: Path) -> list[_Layer]:
+    encoders, decoders = _numbered(folder, "W_enc"), _numbered(folder, "W_dec")
+    n_layers, d_model = len(encoders), None
+    if len(decoders) != n_layers:
+        raise FileError(
+            f"'{folder}' has W_enc files for layers {_span(n_layers)} and W_dec files for layers "
+            f"{_span(len(decoders))}: one of each belongs to every layer; fetch the missing ones."
+        )
+    layers = []
+    for layer, (encoder, decoder) in enumerate(zip(encoders, decoders, strict=True)):
+        written = decoder.shapes.get(f"W_dec_{layer}", ())
+        if len(written) == 3 and written[1] > n_layers - layer:
+            raise FileError(
+                f"W_dec_{layer} in '{folder}' writes layers {layer} to {layer + written[1] - 1}, but only files of "
+                f"layers {_span(n_layers)} are there: fetch the missing ones."
+            )
+        W_enc = encoder.get(f"W_enc_{layer}", None, d_model)
+        n_features, d_model = W_enc.shape
+        b_enc, b_dec = encoder.get(f"b_enc_{layer}", n_features), encoder.get(f"b_dec_{layer}", d_model)
+        W_dec = decoder.get(f"W_dec_{layer}", n_features, n_layers - layer, d_model)
+        threshold = encoder.get(f"threshold_{layer}", n_features) if f"threshold_{layer}" in encoder.shapes else None
+        W_skip = encoder.get(f"W_skip_{layer}", d_model, d_model) if f"W_skip_{layer}" in encoder.shapes else None
+        layers.append(_Layer(W_enc, b_enc, W_dec, b_dec, threshold, W_skip))
+    return layers
+
+
+def _read_per_layer(folder: Path, config: dict[str, Any]) -> list[_Layer]:
+    files = [open_tensors(path) for path in _listed_paths(folder, config)] or _numbered(folder, "layer")
+    d_model, layers = None, []
+    for file in files:
+        W_enc = file.get("W_enc", None, d_model)
+        n_features, d_model = W_enc.shape
+        b_enc, b_dec = file.get("b_enc", n_features), file.get("b_dec", d_model)
+        W_dec = file.get("W_dec", n_features, d_model).unsqueeze(1)
+        threshold = file.get(_THRESHOLD, n_features) if _THRESHOLD in file.shapes else None
+        W_skip = file.get("W_skip", d_model, d_model).T if "W_skip" in file.shapes else None
+        k = int(file.get("k", dtypes=("I64", "I32"))) if "k" in file.shapes else None
+        layers.append(_Layer(W_enc, b_enc, W_dec, b_dec, threshold, W_skip, k))
+    return layers
+
+
+def _numbered(folder: Path, stem: str) -> list[TensorFile]:
+    """The files `{stem}_{l}.safetensors`, in the order of l."""
+    found = {
+        int(match[1]): path
+        for path in folder.iterdir()
+        if (match := re.fullmatch(rf"{stem}_(\d+)\.safetensors", path.name)) is not None
+    }
+    if not found:
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+        refused = (
+            f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors." if pickled else ""
+        )
+        raise FileError(
+            f"'{folder}' has no {stem}_0.safetensors (it holds {_listed(folder)}): fetch it whole.{refused}"
+        )
+    n_layers = max(found) + 1
+    if len(found) < n_layers:
+        missing = next(layer for layer in range(n_layers) if layer not in found)
+        raise FileError(
+            f"'{folder}' has no {stem}_{missing}.safetensors; files of layers {', '.join(map(str, sorted(found)))} are "
+            f"there, and {n_layers - len(found)} of {n_layers} are missing: fetch them, or undo the renaming."
+        )
+    return [open_tensors(found[layer]) for layer in sorted(found)]
+
+
+def _listed_paths(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """The files that `transcoders` names, one per layer, all inside the folder."""
+    entries = config.get("transcoders") or []
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise FileError(f"transcoders: {entries!r} in '{folder / CONFIG}' is not a list of file names, one per layer.")
+    for entry in entries:
+        path = PurePosixPath(entry.replace("\\", "/"))
+        if "://" in entry:
+            raise FileError(
+                f"'{entry}' in '{folder / CONFIG}' lies elsewhere, and this version reads local files only: download "
+                "it into the folder and name it there."
+            )
+        if path.is_absolute() or ".." in path.parts or ":" in entry:
+            raise FileError(
+                f"'{entry}' in '{folder / CONFIG}' leads out of the folder, so it was not opened: name a file in it."
+            )
+        if path.suffix != ".safetensors" or not (folder / path).is_file():
+            raise FileError(
+                f"'{entry}' in '{folder / CONFIG}' is no safetensors file in the folder: it holds {_listed(folder)}."
+            )
+    return [folder / entry for entry in entries]
+
+
+def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> dict[str, Any]:
+    """The key that only this package writes, with what a folder from elsewhere means by its absence."""
+    whole = [layer.W_dec.shape[1] for layer in layers]
+    ours = {"format": 1, "activation": None, "written": whole, "processed_weights": False} | _table(
+        folder, "tl_circuits", config.get("tl_circuits") or {}
+    )
+    if ours["format"] != 1:
+        raise FileError(
+            f"'{folder}' was written in format {ours['format']!r} of tl_circuits, and this version reads format 1: "
+            "upgrade it."
+        )
+    written = ours["written"]
+    if not isinstance(written, list) or not all(type(number) is int and number > 0 for number in written):
+        raise FileError(f"written: {written!r} in '{folder / CONFIG}' is not a count of layers for each layer.")
+    if len(written) != len(layers):
+        raise FileError(
+            f"'{folder / CONFIG}' tells of {len(written)} layers, but files of layers {_span(len(layers))} are there: "
+            "fetch the rest."
+        )
+    if any(number > most for number, most in zip(written, whole, strict=True)):
+        raise FileError(
+            f"written: {written} in '{folder / CONFIG}' is more than the decoders hold, {whole}: fetch the folder "
+            "again."
+        )
+    if type(ours["processed_weights"]) is not bool:
+        raise FileError(
+            f"processed_weights: {ours['processed_weights']!r} in '{folder / CONFIG}' is neither true nor false."
+        )
+    return ours
+
+
+def _activation(folder: Path, config: dict[str, Any], ours: dict[str, Any], layers: list[_Layer]) -> Activation:
+    """What the folder says, or else what circuit-tracer infers: a name in the config, thresholds, ReLU."""
+    thresholds = [layer.threshold for layer in layers]
+    details = ours["activation"]
+    if details is None:
+        k = config.get("k", next((layer.k for layer in layers if layer.k is not None), None))
+        inferred = "jump_relu" if any(theta is not None for theta in thresholds) else "relu" if k is None else "topk"
+        name = config.get("activation") or inferred
+        details = {"name": "jump_relu" if name in ("jumprelu", "jump-relu") else name} | ({} if k is None else {"k": k})
+    return build(details, thresholds, str(folder / CONFIG))
+
+
+def _table(folder: Path, name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FileError(f"{name}: {value!r} in '{folder / CONFIG}' is not a table of settings: fetch the file again.")
+    return value
+
+
+def _listed(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return (", ".join(names[:6]) or "nothing") + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _span(n_layers: int) -> str:
+    return f"0 to {n_layers - 1}"
+
+
+def _where(flags: list[bool]) -> str:
+    return ", ".join(str(layer) for layer, flag in enumerate(flags) if flag) or "none"
