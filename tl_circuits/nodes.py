@@ -184,7 +184,7 @@ def lay_out(
     )
 
 
-def _stack(*blocks: tuple[Kind, Int[Tensor, "node 3"]]) -> Nodes:
+def _stack(*blocks: tuple[Kind, Int[Tensor, "_ 3"]]) -> Nodes:
     kind = torch.cat([torch.full((len(rows),), int(kind)) for kind, rows in blocks])
     layer, pos, index = torch.cat([rows.to(torch.int64).reshape(-1, 3) for _, rows in blocks]).unbind(1)
     return Nodes(kind, layer, pos, index)

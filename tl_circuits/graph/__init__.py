@@ -1,0 +1,7 @@
+"""Attribution graphs as values: what they hold, how they are weighed, cut, read and written. No model is needed."""
+
+from tl_circuits.graph.edges import Edges, conservation_error
+from tl_circuits.graph.graph import AttributionGraph
+from tl_circuits.graph.record import Provenance, Pruned
+
+__all__ = ["AttributionGraph", "Edges", "Provenance", "Pruned", "conservation_error"]
