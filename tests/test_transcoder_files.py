@@ -569,7 +569,9 @@ CROSS_LAYER_FAULTS = {
     "no name": (lambda f: rewrite(f, model_name=3), r"model_name: 3 in .* is no name: give text, or leave it out"),
     "no table": (lambda f: (f / "config.yaml").write_text("- a"), r"holds list, not a table of settings"),
     "a tag": (
-        lambda f: (f / "config.yaml").write_text("model_kind: !!python/object/apply:os.abort []"),
+        lambda f: (f / "config.yaml").write_text(
+            "model_kind: !!python/object/apply:pytest.fail ['a tag was executed']"
+        ),
         r"is not plain YAML \(could not determine a constructor.*tags that make objects are refused",
     ),
     "bad text": (lambda f: (f / "config.yaml").write_bytes(b"\xff\xfe\xff"), r"is not plain YAML"),

@@ -1,0 +1,219 @@
+"""The package as a whole: its public names, what they load, which room may import which, and what a wheel holds."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import tl_circuits
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "tl_circuits"
+
+PUBLIC = [
+    "AttributionGraph",
+    "BatchTopK",
+    "CrossLayerTranscoder",
+    "Feature",
+    "FileError",
+    "FitError",
+    "GraphError",
+    "GraphScores",
+    "JumpReLU",
+    "LocalReplacementModel",
+    "PromptError",
+    "ReLU",
+    "SettingError",
+    "TLCircuitsError",
+    "TLCircuitsWarning",
+    "Target",
+    "TargetError",
+    "Targets",
+    "TopK",
+    "TrainingSettings",
+    "attribute",
+    "load_transcoder",
+    "localize",
+    "replace_mlps",
+    "save_transcoder",
+    "trace",
+    "train",
+]
+
+
+def run(*command: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> set[str]:
+    plain = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+# The public names
+
+
+def test_the_public_names_are_these() -> None:
+    assert tl_circuits.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
+    value = getattr(tl_circuits, name)
+    assert value.__name__ == name
+    assert value.__doc__
+    assert name in dir(tl_circuits)
+
+
+def test_type_checkers_see_the_same_names_from_the_same_rooms() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        (node.module, alias.asname) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {(f"tl_circuits.{room}", name) for room, names in tl_circuits._ROOMS.items() for name in names}
+
+
+def test_another_name_is_refused_with_the_names_there_are() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'prune'; it offers AttributionGraph, BatchTopK"):
+        tl_circuits.prune  # noqa: B018
+
+
+LOADED = "import sys; print(*sorted({'torch', 'transformer_lens', 'sae_lens', 'transformers'} & set(sys.modules)))"
+
+
+@pytest.mark.parametrize(
+    ("statement", "loaded"),
+    [
+        ("import tl_circuits", ""),
+        ("import tl_circuits; tl_circuits.AttributionGraph, tl_circuits.GraphScores, tl_circuits.Feature", "torch"),
+        ("from tl_circuits import CrossLayerTranscoder, load_transcoder, save_transcoder", "torch"),
+    ],
+)
+def test_a_name_loads_no_more_than_it_needs(statement: str, loaded: str) -> None:
+    process = run(sys.executable, "-c", f"{statement}; {LOADED}")
+    assert process.stdout.strip() == loaded, process.stderr
+
+
+# The house
+
+
+def test_a_room_imports_only_from_below() -> None:
+    pytest.importorskip("importlinter")
+    process = run(str(Path(sys.executable).parent / "lint-imports"), "--no-cache")
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_no_room_imports_the_front_door() -> None:
+    through = {
+        str(path)
+        for path, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "tl_circuits"
+    }
+    assert through == set()
+
+
+def test_sae_lens_is_imported_in_one_file_only() -> None:
+    users = {path.as_posix() for path, tree in modules() if any(n.split(".")[0] == "sae_lens" for n in imported(tree))}
+    assert users <= {"saelens.py"}
+
+
+def test_no_pickle_is_ever_opened() -> None:
+    for path, tree in modules():
+        assert not imported(tree) & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not calls & {"torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "eval", "exec"}, path
+
+
+def test_files_and_functions_are_short() -> None:
+    for path, tree in modules():
+        assert len((PACKAGE / path).read_text(encoding="utf-8").splitlines()) <= 400, path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno is not None:
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_nothing_is_named_for_what_is_left_over() -> None:
+    drawers = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
+    assert not {path.as_posix() for path, _ in modules() if {path.stem, *path.parts} & drawers}
+
+
+# What is installed
+
+
+def test_the_changelog_names_this_version_first() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = [line for line in text.splitlines() if line.startswith("## [")]
+    assert headings[0].startswith(f"## [{tl_circuits.__version__}]")
+
+
+def test_every_dependency_is_brought_by_transformer_lens_or_sae_lens_already() -> None:
+    brought = {canonicalize_name(name) for root in ("transformer-lens", "sae-lens") for name in closure(root)}
+    ours = {canonicalize_name(Requirement(line).name) for line in pyproject()["project"]["dependencies"]}
+    assert ours - brought == set()
+
+
+def closure(root: str) -> set[str]:
+    found, waiting = set(), [root]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            lines = requires(name) or []
+        except PackageNotFoundError:  # a dependency of another platform
+            continue
+        needed = [Requirement(line) for line in lines]
+        waiting += [need.name for need in needed if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def test_what_is_pinned_covers_what_is_asked_for() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, lines[1:])}
+    project = pyproject()["project"]
+    for line in chain(project["dependencies"], *project["optional-dependencies"].values()):
+        need = Requirement(line)
+        (pin,) = pins[canonicalize_name(need.name)].specifier
+        assert need.specifier.contains(pin.version), f"{line} does not allow the pin {pin.version}"
+    assert str(pins[canonicalize_name("torch")]) == "torch==2.13.0"
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_code_the_data_and_the_licence(tmp_path: Path) -> None:
+    process = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    assert process.returncode == 0, process.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        info = f"tl_circuits-{tl_circuits.__version__}.dist-info"
+        metadata = archive.read(f"{info}/METADATA").decode()
+        scripts = archive.read(f"{info}/entry_points.txt").decode()
+    tracked = run("git", "ls-files", "tl_circuits")
+    if tracked.returncode == 0:
+        assert set(tracked.stdout.split()) <= names
+    assert {"tl_circuits/py.typed", f"{info}/licenses/LICENSE"} <= names
+    assert not {name for name in names if name.split("/")[0] not in ("tl_circuits", info)}
+    assert "License-Expression: MIT" in metadata
+    assert "tl-circuits = tl_circuits.__main__:main" in scripts

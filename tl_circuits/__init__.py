@@ -1,0 +1,77 @@
+"""Circuit tracing with cross-layer transcoders, for TransformerLens and SAELens.
+
+    model, clt = tlc.demo()
+    graph = tlc.trace(model, clt, prompt)
+    graph.scores()
+
+Each public name is loaded when it is first used, so that reading a graph does not load TransformerLens.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tl_circuits.attribution import Target as Target
+    from tl_circuits.attribution import Targets as Targets
+    from tl_circuits.attribution import attribute as attribute
+    from tl_circuits.attribution import trace as trace
+    from tl_circuits.errors import FileError as FileError
+    from tl_circuits.errors import FitError as FitError
+    from tl_circuits.errors import GraphError as GraphError
+    from tl_circuits.errors import PromptError as PromptError
+    from tl_circuits.errors import SettingError as SettingError
+    from tl_circuits.errors import TargetError as TargetError
+    from tl_circuits.errors import TLCircuitsError as TLCircuitsError
+    from tl_circuits.errors import TLCircuitsWarning as TLCircuitsWarning
+    from tl_circuits.graph import AttributionGraph as AttributionGraph
+    from tl_circuits.graph import GraphScores as GraphScores
+    from tl_circuits.nodes import Feature as Feature
+    from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
+    from tl_circuits.replacement import localize as localize
+    from tl_circuits.replacement import replace_mlps as replace_mlps
+    from tl_circuits.training import TrainingSettings as TrainingSettings
+    from tl_circuits.training import train as train
+    from tl_circuits.transcoder import BatchTopK as BatchTopK
+    from tl_circuits.transcoder import CrossLayerTranscoder as CrossLayerTranscoder
+    from tl_circuits.transcoder import JumpReLU as JumpReLU
+    from tl_circuits.transcoder import ReLU as ReLU
+    from tl_circuits.transcoder import TopK as TopK
+    from tl_circuits.transcoder.files import load_transcoder as load_transcoder
+    from tl_circuits.transcoder.files import save_transcoder as save_transcoder
+
+_ROOMS = {
+    "attribution": ("Target", "Targets", "attribute", "trace"),
+    "errors": (
+        "FileError",
+        "FitError",
+        "GraphError",
+        "PromptError",
+        "SettingError",
+        "TLCircuitsError",
+        "TLCircuitsWarning",
+        "TargetError",
+    ),
+    "graph": ("AttributionGraph", "GraphScores"),
+    "nodes": ("Feature",),
+    "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
+    "training": ("TrainingSettings", "train"),
+    "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),
+    "transcoder.files": ("load_transcoder", "save_transcoder"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = sorted(_ROOM_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'tl_circuits' has no attribute '{name}'; it offers {', '.join(__all__)}.")
+    value = getattr(import_module(f"tl_circuits.{_ROOM_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
