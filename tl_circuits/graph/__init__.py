@@ -3,5 +3,6 @@
 from tl_circuits.graph.edges import Edges, conservation_error
 from tl_circuits.graph.graph import AttributionGraph
 from tl_circuits.graph.record import Provenance, Pruned
+from tl_circuits.graph.scores import GraphScores
 
-__all__ = ["AttributionGraph", "Edges", "Provenance", "Pruned", "conservation_error"]
+__all__ = ["AttributionGraph", "Edges", "GraphScores", "Provenance", "Pruned", "conservation_error"]

@@ -19,6 +19,9 @@ from torch import Tensor
 from tl_circuits.graph.edges import Edges
 from tl_circuits.nodes import PAPER_SOURCES, Kind, Nodes
 
+ROUNDING = 1e-9
+"""Scores that differ by less, relatively, are the same score."""
+
 
 @dataclass(frozen=True, eq=False)
 class Shares:
@@ -120,13 +123,18 @@ def cumulative(influence: Float64[Tensor, " node"]) -> Float64[Tensor, " node"]:
 def reaching(scores: Float64[Tensor, " score"], threshold: float) -> Bool[Tensor, " score"]:
     """The smallest set of the largest scores that adds up to `threshold` of their sum.
 
-    The score that crosses the threshold is in, and so is whatever ties with it. Nothing that scores 0 is in: at a
-    threshold of 1 all that scores is kept.
+    The score that crosses the threshold is in, and so is whatever ties with it up to rounding, so that the order of
+    summation decides nothing. Nothing that scores 0 is in: at a threshold of 1 all that scores is kept.
     """
-    scored = scores > 0
-    if threshold >= 1 or not bool(scored.any()):
-        return scored
+    return (scores > 0) & (scores >= least_kept(scores, threshold))
+
+
+def least_kept(scores: Float64[Tensor, " score"], threshold: float) -> float:
+    """The score from which upwards all are in (`reaching`)."""
+    n_scored = int((scores > 0).sum())
+    if threshold >= 1 or n_scored == 0:
+        return 0.0
     ordered = scores.sort(descending=True).values
     running = ordered.cumsum(0)
-    crossing = int(torch.searchsorted(running / running[-1], threshold))
-    return scored & (scores >= ordered[min(crossing, int(scored.sum()) - 1)])
+    crossing = int(torch.searchsorted(running / running[-1], threshold * (1 - ROUNDING)))
+    return float(ordered[min(crossing, n_scored - 1)]) * (1 - ROUNDING)
