@@ -3,6 +3,7 @@
 #   make test    every test
 #   make check   under a minute: format, lint, types, layers, fast tests
 #   make docs    build the documentation into site/
+#   make examples  write down what docs/examples print, for the documentation to show
 # Use PYTHON=... to choose the interpreter that .venv is made from.
 
 .DEFAULT_GOAL := help
@@ -15,9 +16,9 @@ BIN := .venv/bin
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.11 python3.12 python3.13)
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs examples clean
 help:
-	@sed -n '2,5s/^#   //p' Makefile
+	@sed -n '2,6s/^#   //p' Makefile
 
 demo: .venv/.installed
 	$(BIN)/tl-circuits demo
@@ -34,6 +35,9 @@ check: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	$(BIN)/zensical build --clean --strict
+
+examples: .venv/.installed-dev
+	@for example in docs/examples/*.py; do echo "$$example"; $(BIN)/python "$$example" > "$${example%.py}.txt"; done
 
 .venv/.made:
 	@set -e; for candidate in $(CANDIDATES); do \
