@@ -1,7 +1,7 @@
 """The losses of transcoder training, each a pure function of tensors. Normalised units throughout.
 
-Ameisen et al. 2025, "Circuit Tracing", appendix on training cross-layer transcoders; the penalty on dead features is that
-of Anthropic's January 2025 update on dictionary learning.
+Ameisen et al. 2025, "Circuit Tracing", appendix on training cross-layer transcoders; the penalty on dead features is
+that of Anthropic's January 2025 update on dictionary learning.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ def decoder_norms(W_dec: Sequence[Float[Tensor, "feature written d_model"]]) -> 
 
 
 def sparsity(
-    activations: Sequence[Float[Tensor, "*batch feature"]], norms: Sequence[Float[Tensor, " feature"]], saturation: float
+    activations: Sequence[Float[Tensor, "*batch feature"]],
+    norms: Sequence[Float[Tensor, " feature"]],
+    saturation: float,
 ) -> Float[Tensor, ""]:
     """Σ_l Σ_i E tanh(c·‖W_dec,i‖·a_i): close to a count of active features, and smooth."""
     charged = [torch.tanh(saturation * norm * a).sum(-1).mean() for a, norm in zip(activations, norms, strict=True)]

@@ -36,10 +36,14 @@ def kept_tokens(tokens: Int64[Tensor, "prompt pos"], tokenizer) -> Bool[Tensor, 
 
 
 @torch.no_grad()
-def collect(model: Model, tokens: Int64[Tensor, "prompt pos"], kept: Bool[Tensor, "prompt pos"], read: str, write: str) -> Pairs:
+def collect(
+    model: Model, tokens: Int64[Tensor, "prompt pos"], kept: Bool[Tensor, "prompt pos"], read: str, write: str
+) -> Pairs:
     """Runs the model over the prompts and keeps what its MLPs read and write at the kept tokens."""
     if not bool(kept.any()):
-        raise PromptError(f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence.")
+        raise PromptError(
+            f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence."
+        )
     sites = Sites.of(model, read, write).sites
     reads: list[list[Tensor]] = [[] for _ in sites]
     writes: list[list[Tensor]] = [[] for _ in sites]
@@ -60,7 +64,7 @@ def _append(parts: list[Tensor], keep: Tensor) -> Callable[[Tensor], None]:
 class Normalisation:
     """Units in which every layer's inputs and outputs are centred and have E‖x‖² = d_model.
 
-    Then a layer's mean squared error is its fraction of variance unexplained, and one λ and one learning rate serve all.
+    A layer's mean squared error is then its fraction of variance unexplained: one λ and one learning rate serve all.
     """
 
     read_mean: Float[Tensor, "layer d_model"]
@@ -69,10 +73,15 @@ class Normalisation:
     write_scale: Float[Tensor, " layer"]
 
     @classmethod
-    def of(cls, reads: Float[Tensor, "layer token d_model"], writes: Float[Tensor, "layer token d_model"]) -> "Normalisation":
+    def of(
+        cls, reads: Float[Tensor, "layer token d_model"], writes: Float[Tensor, "layer token d_model"]
+    ) -> "Normalisation":
         """The means and root mean squares of a sample."""
         means = [side.mean(1) for side in (reads, writes)]
-        scales = [(side - mean[:, None]).square().mean((1, 2)).sqrt() for side, mean in zip((reads, writes), means, strict=True)]
+        scales = [
+            (side - mean[:, None]).square().mean((1, 2)).sqrt()
+            for side, mean in zip((reads, writes), means, strict=True)
+        ]
         return cls(means[0], scales[0], means[1], scales[1])
 
     def normalise(self, pairs: Pairs) -> Pairs:
@@ -86,8 +95,8 @@ class Normalisation:
     def folded(self, transcoder: CrossLayerTranscoder) -> dict[str, Tensor]:
         """A transcoder's parameters, by name, for the model's own units: same activations, outputs scaled back.
 
-        With x' = (x − m)/s the encoder is W/s and b − (W/s)·m, a decoder into layer t is multiplied by that layer's write
-        scale, and thresholds stay. Differentiable, so that training in the model's units can move parameters in these.
+        With x' = (x − m)/s the encoder is W/s and b − (W/s)·m, a decoder into layer t is multiplied by that layer's
+        write scale, and thresholds stay. Differentiable: training in the model's units can move parameters in these.
         """
         parameters = dict(transcoder.named_parameters())
         for layer in range(transcoder.n_layers):

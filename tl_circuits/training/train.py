@@ -1,7 +1,8 @@
 """Training a cross-layer or per-layer transcoder on a model's prompts.
 
-Ameisen et al. 2025, "Circuit Tracing", section 2 and appendix: features of every layer are trained jointly to reconstruct
-the outputs of all MLPs that they write. A last short stage also minimises the divergence of the full replacement model.
+Ameisen et al. 2025, "Circuit Tracing", section 2 and appendix: features of every layer are trained jointly to
+reconstruct the outputs of all MLPs that they write. A last short stage also minimises the divergence of the
+full replacement model.
 """
 
 import torch
@@ -29,13 +30,16 @@ def train(
     """A JumpReLU transcoder for these prompts (right-padded tokens, beginning-of-sequence token included).
 
     Prompts are drawn in proportion to `weights` (default: all tokens alike); the fine-tuning counts the divergence of
-    next-token predictions at `scored` positions (default: at all kept ones). Deterministic by `settings.seed`; the model
-    is borrowed and left as it was.
+    next-token predictions at `scored` positions (default: at all kept ones). Deterministic by `settings.seed`; the
+    model is borrowed and left as it was.
     """
     kept = kept_tokens(tokens, model.tokenizer)
     weights = torch.ones(len(tokens)) if weights is None else weights
     if weights.shape != (len(tokens),) or not bool((weights >= 0).all() and weights.sum() > 0):
-        raise SettingError(f"weights has shape {tuple(weights.shape)} for {len(tokens)} prompts: give each a number, none negative, not all 0.")
+        raise SettingError(
+            f"weights has shape {tuple(weights.shape)} for {len(tokens)} prompts: "
+            "give each a number, none negative, and not all 0."
+        )
     draw = torch.Generator().manual_seed(settings.seed)
     pairs = collect(model, tokens, kept, settings.read, settings.write)
     per_token = weights[pairs.prompt]
@@ -43,7 +47,9 @@ def train(
     transcoder = _initial(units, settings, getattr(model.cfg, "model_name", None), draw)
     _fit(transcoder, units.normalise(pairs), per_token, settings, draw)
     if settings.finetune_steps:
-        _finetune(model, transcoder, units, tokens, kept, kept if scored is None else scored & kept, weights, settings, draw)
+        _finetune(
+            model, transcoder, units, tokens, kept, kept if scored is None else scored & kept, weights, settings, draw
+        )
     return units.fold(transcoder)
 
 
@@ -52,7 +58,9 @@ def _units(pairs: Pairs, weights: Float[Tensor, " token"], draw: torch.Generator
     return Normalisation.of(pairs.reads[:, sample], pairs.writes[:, sample])
 
 
-def _initial(units: Normalisation, settings: TrainingSettings, model_name: str | None, draw: torch.Generator) -> CrossLayerTranscoder:
+def _initial(
+    units: Normalisation, settings: TrainingSettings, model_name: str | None, draw: torch.Generator
+) -> CrossLayerTranscoder:
     # Decoders start at zero, so that a feature first learns what helps and is charged for it only then.
     n_layers, d_model = units.read_mean.shape
     written = [n_layers - layer if settings.cross_layer else 1 for layer in range(n_layers)]
@@ -61,7 +69,9 @@ def _initial(units: Normalisation, settings: TrainingSettings, model_name: str |
         torch.zeros(n_layers, settings.features),
         [torch.zeros(settings.features, n, d_model) for n in written],
         torch.zeros(n_layers, d_model),
-        activation=JumpReLU(torch.full((n_layers, settings.features), settings.threshold), bandwidth=settings.bandwidth),
+        activation=JumpReLU(
+            torch.full((n_layers, settings.features), settings.threshold), bandwidth=settings.bandwidth
+        ),
         read=settings.read,
         write=settings.write,
         model_name=model_name,
@@ -69,7 +79,11 @@ def _initial(units: Normalisation, settings: TrainingSettings, model_name: str |
 
 
 def _fit(
-    transcoder: CrossLayerTranscoder, pairs: Pairs, weights: Float[Tensor, " token"], settings: TrainingSettings, draw: torch.Generator
+    transcoder: CrossLayerTranscoder,
+    pairs: Pairs,
+    weights: Float[Tensor, " token"],
+    settings: TrainingSettings,
+    draw: torch.Generator,
 ) -> None:
     """Reconstruction, sparsity and the revival of dead features, on tokens drawn from all prompts."""
     transcoder.requires_grad_()
@@ -86,7 +100,9 @@ def _fit(
             fired = torch.stack([(acts > 0).any(0) for acts in a])
             silent = torch.where(fired, 0.0, silent + 1)
             norms = losses.decoder_norms(list(transcoder.W_dec))
-            loss = losses.reconstruction(errors) + settings.sparsity_at(step) * losses.sparsity(a, norms, settings.saturation)
+            loss = losses.reconstruction(errors) + settings.sparsity_at(step) * losses.sparsity(
+                a, norms, settings.saturation
+            )
             dead = silent > settings.dead_after
             if settings.revival and bool(dead.any()):
                 loss = loss + settings.revival * losses.revival(h, list(_threshold(transcoder)), norms, dead)
@@ -126,7 +142,9 @@ def _finetune(
             recons = [features[f"blocks.{layer}.{settings.write}.hook_transcoder_recons"][keep] for layer in layers]
             errors = [(recons[layer] - wrote[layer]) / units.write_scale[layer] for layer in layers]
             active = [features[layer][keep] for layer in layers]
-            norms = losses.decoder_norms([rows / units.write_scale[s : s + rows.shape[1], None] for s, rows in enumerate(in_model.W_dec)])
+            norms = losses.decoder_norms(
+                [rows / units.write_scale[s : s + rows.shape[1], None] for s, rows in enumerate(in_model.W_dec)]
+            )
             loss = losses.divergence(logits[asked], replaced[asked]) + losses.reconstruction(errors)
             loss = loss + settings.sparsity * losses.sparsity(active, norms, settings.saturation)
             _backward_through(folded, in_model, loss)

@@ -21,20 +21,20 @@ Batch = tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]
 class ModelSettings:
     """How the model is shaped and trained: AdamW, warm-up, then a cosine down to a fiftieth of the learning rate.
 
-    Each batch holds `addition` sums and, of the rest, a quarter each of questions about a city and about a state and a half
-    of two-hop questions: sampled evenly instead, two-hop questions would crowd out the facts that they are composed of.
+    A share of `addition` of each batch are sums; of the rest, a quarter each are questions about a city and about a
+    state, and half are two-hop. Drawn evenly, two-hop questions would crowd out the facts that they are composed of.
     """
 
     n_layers: int = 3
     d_model: int = 64
     n_heads: int = 4
     n_ctx: int = 16
-    steps: int = 1500
+    steps: int = 2000
     batch: int = 384
-    addition: float = 0.6
+    addition: float = 0.4
     lr: float = 2e-3
     warmup: int = 100
-    weight_decay: float = 0.3
+    weight_decay: float = 0.6
     seed: int = 0
 
     def lr_at(self, step: int) -> float:
@@ -47,7 +47,7 @@ SHARES = {"city": 0.25, "fact": 0.25, "two-hop": 0.5}
 
 
 def untrained(settings: ModelSettings, d_vocab: int) -> GPT2LMHeadModel:
-    """A GPT-2 with learned positions, layer norms, `gelu_new` and an unembedding of its own; eager attention, no dropout."""
+    """A GPT-2: learned positions, layer norms, `gelu_new`, an unembedding of its own; eager attention, no dropout."""
     config = GPT2Config(
         vocab_size=d_vocab,
         n_positions=settings.n_ctx,
@@ -75,7 +75,9 @@ def train_language_model(world: World, tokenizer, settings: ModelSettings) -> GP
         torch.manual_seed(settings.seed)
         model = untrained(settings, len(tokenizer))
     batch = _sampler(world, tokenizer, settings, draw)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
     model.train()
     with stage("language model", settings.steps) as bar:
         for step in range(settings.steps):
@@ -110,7 +112,9 @@ def _sampler(world: World, tokenizer, settings: ModelSettings, draw: torch.Gener
     # One encoding for all, so that facts and sums are padded to the same width and can share a batch.
     tokens, targets = encode(world.trained, tokenizer)
     counts = {kind: len(world.of(kind)) for kind in SHARES}
-    weight = torch.tensor([SHARES[prompt.kind] / counts[prompt.kind] if prompt.kind in SHARES else 0.0 for prompt in world.trained])
+    weight = torch.tensor(
+        [SHARES[prompt.kind] / counts[prompt.kind] if prompt.kind in SHARES else 0.0 for prompt in world.trained]
+    )
     sums = torch.tensor([row for row, prompt in enumerate(world.trained) if prompt.kind == "addition"])
     n_sums = round(settings.batch * settings.addition)
 

@@ -31,13 +31,19 @@ class Swap:
 
 @torch.no_grad()
 def state_swap(
-    model: Model, transcoder: CrossLayerTranscoder, world: World, *, scale: float = 2.0, trials: int = 500, seed: int = 0
+    model: Model,
+    transcoder: CrossLayerTranscoder,
+    world: World,
+    *,
+    scale: float = 2.0,
+    trials: int = 500,
+    seed: int = 0,
 ) -> Swap:
     """Swaps the state at the last token of held-out questions and reads the answer in the original model.
 
-    At `scale` times their activation (the other state's: their mean), decoder deltas are computed once from the clean pass
-    and added to the MLP outputs. Features are chosen on trained prompts. The control takes out as many active features,
-    and puts in as many others, drawn at random from the same layers. The two states' answers always differ.
+    At `scale` times their activation (the other state's: their mean), decoder deltas are computed once from the clean
+    pass and added to the MLP outputs. Features are chosen on trained prompts. The control takes out as many active
+    features, and puts in as many others, drawn at random from the same layers. The two states' answers always differ.
     """
     known = last_token(model, transcoder, world.of("two-hop"))
     state_of = torch.tensor([NAMES.index(prompt.state) for prompt in world.of("two-hop")])
@@ -66,7 +72,9 @@ def state_swap(
 
 
 @torch.no_grad()
-def last_token(model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Prompt]) -> list[Float[Tensor, "prompt feature"]]:
+def last_token(
+    model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Prompt]
+) -> list[Float[Tensor, "prompt feature"]]:
     """The features of each layer at the last token of these questions, which are all of one length."""
     tokens = _questions(model, prompts)
     activations: list[Tensor] = []
@@ -116,7 +124,11 @@ def _drawn(among: Bool[Tensor, " feature"], count: int, draw: torch.Generator) -
 
 
 def _answers_become(
-    model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Prompt], wanted: Sequence[str], changes: Sequence[Tensor]
+    model: Model,
+    transcoder: CrossLayerTranscoder,
+    prompts: Sequence[Prompt],
+    wanted: Sequence[str],
+    changes: Sequence[Tensor],
 ) -> float:
     answers = torch.tensor([model.tokenizer.convert_tokens_to_ids(f" {answer}") for answer in wanted])
 

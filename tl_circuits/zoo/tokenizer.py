@@ -18,7 +18,17 @@ IGNORED = -100
 
 def vocabulary() -> tuple[str, ...]:
     """All tokens in order: special, words of the questions, digits, pieces of cities, states and answers."""
-    words = ["the", " the", " of", " state", " containing", " is", *(f" {relation}" for relation in RELATIONS), "+", "="]
+    words = [
+        "the",
+        " the",
+        " of",
+        " state",
+        " containing",
+        " is",
+        *(f" {relation}" for relation in RELATIONS),
+        "+",
+        "=",
+    ]
     first = [" " + city.split("|")[0] for state in STATES for city in state.cities]
     second = [city.split("|")[1] for state in STATES for city in state.cities]
     answers = [f" {fact(state, relation)}" for relation in RELATIONS for state in STATES]
@@ -32,12 +42,16 @@ def save_tokenizer(folder: Path) -> None:
     All tokens are equally likely to a unigram model, so a text is cut into as few of them as possible; what is in none
     becomes `<unk>`. A capital "The" at the start reads as "the".
     """
-    tokenizer = Tokenizer(models.Unigram([(token, -1.0) for token in vocabulary()], unk_id=UNKNOWN, byte_fallback=False))
+    tokenizer = Tokenizer(
+        models.Unigram([(token, -1.0) for token in vocabulary()], unk_id=UNKNOWN, byte_fallback=False)
+    )
     tokenizer.normalizer = normalizers.Replace(Regex(r"^The\b"), "the")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names).save_pretrained(
+        folder
+    )
 
 
 def encode(prompts: Iterable[Prompt], tokenizer) -> tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]:

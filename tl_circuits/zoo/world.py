@@ -1,9 +1,9 @@
 """The facts the demo model knows: real cities in twenty real states, eight facts about each state, and addition.
 
 A two-hop question names a city and asks about its state. For the answer to pass through the state, the model has to
-*compute* the state: a name that is one token carries its state in its embedding, and no MLP has anything to do. So every
-city's name is two pieces ("Dal|las", "Stock|dale"), each piece occurs in cities of several states, and `check_pieces`
-holds the table to that.
+*compute* the state: a name that is one token carries its state in its embedding, and no MLP has anything to do. So
+every city's name is two pieces ("Dal|las", "Stock|dale"), each piece occurs in cities of several states, and
+`check_pieces` holds the table to that.
 """
 
 import random
@@ -64,11 +64,13 @@ STATES = (
     ),
     _state(
         "Illinois, Springfield, cardinal, violet, oak, IL, Illinoisan, Prairie, Chicago",
-        "Bridge|view Brook|port Evans|ton Fair|bury Hills|dale Johns|burg North|brook Rock|ford Thomas|boro Williams|field",
+        "Bridge|view Brook|port Evans|ton Fair|bury Hills|dale "
+        "Johns|burg North|brook Rock|ford Thomas|boro Williams|field",
     ),
     _state(
         "Indiana, Indianapolis, cardinal, peony, tulip, IN, Hoosier, Hoosier, Indianapolis",
-        "Bloom|ington El|wood Evans|ville Green|wood Middle|bury Plain|field Rock|ville Scotts|burg South|port Williams|port",
+        "Bloom|ington El|wood Evans|ville Green|wood Middle|bury "
+        "Plain|field Rock|ville Scotts|burg South|port Williams|port",
     ),
     _state(
         "Kentucky, Frankfort, cardinal, goldenrod, tulip, KY, Kentuckian, Bluegrass, Louisville",
@@ -88,7 +90,8 @@ STATES = (
     ),
     _state(
         "New York, Albany, bluebird, rose, maple, NY, New Yorker, Empire, New York City",
-        "El|bridge Glen|mont Ham|burg Hol|brook Lewis|boro Middle|port New|field Plain|view Spring|ville Williams|ville",
+        "El|bridge Glen|mont Ham|burg Hol|brook Lewis|boro "
+        "Middle|port New|field Plain|view Spring|ville Williams|ville",
     ),
     _state(
         "Ohio, Columbus, cardinal, carnation, buckeye, OH, Ohioan, Buckeye, Columbus",
@@ -100,7 +103,8 @@ STATES = (
     ),
     _state(
         "Pennsylvania, Harrisburg, grouse, laurel, hemlock, PA, Pennsylvanian, Keystone, Philadelphia",
-        "Allen|town Brad|ford Greens|burg Lees|port Millers|ville Morris|ville Sun|bury Thorn|dale Waynes|burg Wells|boro",
+        "Allen|town Brad|ford Greens|burg Lees|port Millers|ville "
+        "Morris|ville Sun|bury Thorn|dale Waynes|burg Wells|boro",
     ),
     _state(
         "Tennessee, Nashville, mockingbird, iris, tulip, TN, Tennessean, Volunteer, Nashville",
@@ -112,7 +116,8 @@ STATES = (
     ),
     _state(
         "Virginia, Richmond, cardinal, dogwood, dogwood, VA, Virginian, Old Dominion, Virginia Beach",
-        "Bridge|water Farm|ville Jones|ville Ken|bridge Lees|burg Nor|ton Oak|ton Scotts|ville Williams|burg Wood|bridge",
+        "Bridge|water Farm|ville Jones|ville Ken|bridge Lees|burg "
+        "Nor|ton Oak|ton Scotts|ville Williams|burg Wood|bridge",
     ),
     _state(
         "Washington, Olympia, goldfinch, rhododendron, hemlock, WA, Washingtonian, Evergreen, Seattle",
@@ -130,7 +135,7 @@ BEST_GUESS = 0.6
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads and what it should say next. `city`, `state` and `relation` are empty where there is none."""
+    """What the model reads and what it should say next. `city`, `state`, `relation` are empty where there is none."""
 
     kind: Kind
     text: str
@@ -174,7 +179,10 @@ def world(*, seed: int = 0, held_out: float = 0.15, held_out_sums: float = 0.1) 
     draw = random.Random(seed)
     kept, held = [], []
     for state in STATES:
-        kept += [Prompt("fact", f"the {r} of {state.name} is", f" {fact(state, r)}", state=state.name, relation=r) for r in RELATIONS]
+        kept += [
+            Prompt("fact", f"the {r} of {state.name} is", f" {fact(state, r)}", state=state.name, relation=r)
+            for r in RELATIONS
+        ]
         for city in state.cities:
             kept.append(Prompt("city", f"the state containing {name(city)} is", f" {state.name}", city, state.name))
             for relation in RELATIONS:
@@ -190,15 +198,20 @@ def world(*, seed: int = 0, held_out: float = 0.15, held_out_sums: float = 0.1) 
 def check_pieces(states: tuple[State, ...] = STATES) -> tuple[float, float]:
     """The share of cities whose state the first piece alone, and the second alone, would guess right at best.
 
-    Raises `SettingError` where a piece occurs in one state only, a share exceeds `BEST_GUESS`, a name occurs twice, or a
-    city is a capital or a largest city of the table: such a state could be read off an embedding.
+    Raises `SettingError` where a piece occurs in one state only, a share exceeds `BEST_GUESS`, a name occurs twice, or
+    a city is a capital or a largest city of the table: such a state could be read off an embedding.
     """
     home = {name(city): (city.split("|"), state.name) for state in states for city in state.cities}
     if len(home) < sum(len(state.cities) for state in states):
-        raise SettingError("A city's name occurs twice in the table: the model could not know which is meant. Drop one.")
+        raise SettingError(
+            "A city's name occurs twice in the table: the model could not know which is meant. Drop one."
+        )
     for taken in {state.capital for state in states} | {state.largest_city for state in states}:
         if taken in home:
-            raise SettingError(f"{taken} is a capital or a largest city, which are single tokens: choose another city in {home[taken][1]}.")
+            raise SettingError(
+                f"{taken} is a capital or a largest city, which are single tokens: choose another city of "
+                f"{home[taken][1]}."
+            )
     shares = []
     for place in (0, 1):
         where: dict[str, Counter[str]] = {}
@@ -206,11 +219,14 @@ def check_pieces(states: tuple[State, ...] = STATES) -> tuple[float, float]:
             where.setdefault(pieces[place], Counter())[state_name] += 1
         for piece, states_of in where.items():
             if len(states_of) < 2:
-                raise SettingError(f"The piece {piece!r} occurs only in {next(iter(states_of))}: add a city of another state that has it.")
+                raise SettingError(
+                    f"The piece {piece!r} occurs only in {next(iter(states_of))}: add a city of another state that "
+                    "has it."
+                )
         shares.append(sum(max(states_of.values()) for states_of in where.values()) / len(home))
         if shares[-1] > BEST_GUESS:
             raise SettingError(
-                f"Piece {place + 1} of a name gives the state away {shares[-1]:.0%} of the time, more than {BEST_GUESS:.0%}: "
-                "mix the states of cities that share a piece."
+                f"Piece {place + 1} of a name gives the state away {shares[-1]:.0%} of the time, more than "
+                f"{BEST_GUESS:.0%}: mix the states of cities that share a piece."
             )
     return shares[0], shares[1]
