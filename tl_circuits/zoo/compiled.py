@@ -22,7 +22,8 @@ N_LAYERS = 2
 # Large enough that softmax gives every other position exactly zero, in single precision too.
 SHARP = 40.0
 
-Vector = Mapping[str, float]
+Number = int | float
+Vector = Mapping[str, Number]
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class _Unit:
 
     reads: Vector
     writes: Vector
-    bias: float = 0.0
+    bias: Number = 0
     writes_next: Vector | None = None
 
 
@@ -208,7 +209,7 @@ class _Head:
 
     query: int
     key: int
-    carries: Mapping[str, tuple[str, float]]
+    carries: Mapping[str, tuple[str, Number]]
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def _prompt(tokens: Sequence[int], answer: int, edges: tuple[PlantedEdge, ...]) 
     return PlantedPrompt(torch.tensor([tokens]), answer, edges)
 
 
-def _edge(source: NodeId, target: NodeId, weight: float) -> PlantedEdge:
+def _edge(source: NodeId, target: NodeId, weight: Number) -> PlantedEdge:
     return PlantedEdge(source, target, float(weight))
 
 
