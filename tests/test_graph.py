@@ -14,7 +14,7 @@ from tests.graphs import GOLDEN, Recipe, golden, graph_of, may_feed, random_grap
 from tl_circuits.errors import GraphError, SettingError
 from tl_circuits.graph import AttributionGraph, Edges, Provenance
 from tl_circuits.graph.losses import input_sums, with_losses_as_errors
-from tl_circuits.nodes import Kind, Nodes, lay_out
+from tl_circuits.nodes import Feature, Kind, Nodes, lay_out
 
 shares = st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.98, 1.0])
 
@@ -450,3 +450,144 @@ def test_settings_that_are_no_json_are_refused() -> None:
         Provenance(settings={"coverage": math.inf})
     with pytest.raises(GraphError, match="cannot be written as JSON"):
         Provenance(settings={"model": object()})
+
+
+# Looking around -----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_is_found_by_every_name() -> None:
+    graph = random_graph(11)
+    for row in range(len(graph.nodes) - 1):
+        node = graph.nodes[row]
+        assert graph.node(row).id == graph.node(node).id == node
+        assert graph.node(str(node)).id == node
+    feature = graph.nodes.features()[-1]
+    from_the_end = Feature(feature.layer, feature.pos - len(graph.tokens), feature.index)
+    assert graph.node(from_the_end) == graph.node(feature) == graph.node(str(from_the_end))
+    assert graph.node("error L1@-1").id == (Kind.ERROR, 1, 2, -1)
+    assert graph.node("token@-2").label == " Dallas"
+    assert len({graph.node(0), graph.node(0), graph.node(1)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("L0/99@1", "no node L0/99@1.*35 nodes"),
+        ("error L9@0", "no node 'error L9@0' among its 35"),
+        ("Texas", r"'Texas' names no node. Write a feature as L20/15589@-1, others as error L3@5.*graph.find"),
+        ("feature L1@0", "names no node"),
+        ("error L" + "9" * 30, "names no node"),
+        ("L0/" + "9" * 30 + "@0", "no node L0/9999"),
+        ("token", "'token' names 3 nodes, first token@0 and token@2: say which"),
+        ("", "'' names no node"),
+        (35, "no row 35 among 35 nodes"),
+        (-1, "no row -1 among 35 nodes"),
+    ],
+)
+def test_a_name_of_nothing_is_refused(name: str | int, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        random_graph(0).node(name)
+
+
+@given(recipes)
+def test_inputs_and_outputs_are_the_matrix_sorted_by_size(recipe: Recipe) -> None:
+    graph = recipe()
+    matrix = graph.adjacency()
+    for row in range(0, len(graph.nodes), 3):
+        view = graph.node(row)
+        for listed, line in ((view.inputs(), matrix[row]), (view.outputs(), matrix[:, row])):
+            assert {other.row: weight for other, weight in listed} == {
+                other: float(line[other]) for other in line.nonzero().squeeze(1).tolist()
+            }
+            sizes = [abs(weight) for _, weight in listed]
+            assert sizes == sorted(sizes, reverse=True)
+        assert view.inputs(2) == view.inputs()[:2]
+        assert view.influence == float(graph.influence()[row])
+
+
+def test_words_numbers_and_features_find_nodes() -> None:
+    graph = random_graph(11, n_features=24).with_labels({(0, 1): "Cities in TEXAS", (1, 2): "capitals"})
+    assert {view.id[1::2] for view in graph.find("texas")} == {(0, 1)}
+    assert [str(view.id) for view in graph.find(" Dallas")] == ["token@1"]
+    assert [view.label for view in graph.find("word1")] == [" word1"]
+    assert {str(view.id) for view in graph.find(8)} == {"token@1"}
+    assert {str(view.id) for view in graph.find(1)} == {"target 1@2"}
+    feature = graph.nodes.features()[0]
+    assert [view.row for view in graph.find(feature)] == [0]
+    assert [view.row for view in graph.find(str(feature))] == [0]
+    assert {view.id.index for view in graph.find(f"L{feature.layer}/{feature.index}")} == {feature.index}
+    assert (
+        graph.find("nothing like it") == graph.find(Feature(0, 0, 99)) == graph.find(10**6) == graph.find(10**30) == []
+    )
+    influences = [view.influence for view in graph.find("i")]
+    assert influences == sorted(influences, reverse=True)
+    with pytest.raises(GraphError, match=r"find\(''\) would find every node. Give a word"):
+        graph.find("")
+
+
+def test_labels_are_added_and_replaced() -> None:
+    graph = random_graph(11).with_labels({(0, 1): "Texas"}).with_labels({(0, 1): "Dallas", (2, 2): "say Austin"})
+    assert dict(graph.labels) == {(0, 1): "Dallas", (2, 2): "say Austin"}
+    assert "'Dallas'" in repr(graph.find("L0/1")[0])
+    assert not random_graph(11).labels
+
+
+def every_path(graph: AttributionGraph, constants: bool) -> dict[tuple[int, ...], float]:
+    """All paths from an end of the graph to a target with their shares, by walking down."""
+    magnitude = graph.adjacency().abs() * (graph.nodes.kind < (8 if constants else 3))
+    total = magnitude.sum(1, keepdim=True)
+    share = torch.where(total > 0, magnitude / total, 0.0)
+    weights = graph.target_weights.double().abs()
+    first = graph.nodes.span(Kind.TARGET).start
+    walks: list[tuple[tuple[int, ...], float]] = [
+        ((first + number,), weight) for number, weight in enumerate((weights / weights.sum()).tolist())
+    ]
+    found = {}
+    while walks:
+        rows, product = walks.pop()
+        if not bool(graph.expanded[rows[0]]):
+            found[rows] = product
+        for source in share[rows[0]].nonzero().squeeze(1).tolist():
+            walks.append(((source, *rows), product * float(share[rows[0], source])))
+    return found
+
+
+@given(st.integers(0, 10_000), st.integers(1, 8), st.booleans(), st.sampled_from([0.0, 0.4]))
+def test_the_strongest_paths_are_the_strongest_of_all_paths(
+    seed: int, k: int, constants: bool, unexpanded: float
+) -> None:
+    graph = random_graph(seed, n_layers=4, n_pos=1, n_features=7, density=0.5, unexpanded=unexpanded)
+    paths, every = graph.paths(k, constants=constants), every_path(graph, constants)
+    assert [path.share for path in paths] == pytest.approx(sorted(every.values(), reverse=True)[:k])
+    for path in paths:
+        assert path.share == pytest.approx(every[tuple(view.row for view in path.nodes)])
+
+
+@given(st.integers(0, 10_000))
+def test_the_paths_from_tokens_carry_the_influence_of_tokens(seed: int) -> None:
+    graph = random_graph(seed, n_layers=3, n_pos=1, n_features=6, density=0.6)
+    shares = [path.share for path in graph.paths(10_000, Kind.TOKEN)]
+    tokens = graph.influence()[graph.nodes.span(Kind.TOKEN)].sum()
+    assert sum(shares) == pytest.approx(float(tokens))
+    lengths = graph.path_lengths()
+    assert sum(share for share in shares) == pytest.approx(float(lengths[-1]) if len(lengths) else 0.0)
+
+
+def test_the_effect_of_a_path_has_a_sign_and_the_targets_units() -> None:
+    graph = chain()
+    graph = dataclasses.replace(graph, activations=torch.where(graph.nodes.rows(Kind.FEATURE), 2.0, graph.activations))
+    (path,) = graph.paths(5, "token@0", "target 42@0")
+    assert [str(view.id) for view in path.nodes] == ["token@0", "L0/5@0", "L1/6@0", "target 42@0"]
+    assert path.share == pytest.approx(0.75 * 0.75)
+    assert path.effect == pytest.approx(3 * -3 * 3 / 2 / 2)
+    assert repr(path).startswith("<token@0 '<bos>' → L0/5@0 → L1/6@0 → target 42@0 ' word0': share 0.56")
+    (inner,) = graph.paths(5, "L0/5@0", "L1/6@0")
+    assert (inner.share, inner.effect) == (pytest.approx(0.75), -3.0)
+    assert graph.paths(5, "L1/6@0", "L0/5@0") == []
+    with pytest.raises(SettingError, match=r"paths\(k=0\): ask for at least 1"):
+        graph.paths(0)
+
+
+def test_paths_from_a_kind_may_pass_through_that_kind() -> None:
+    found = {tuple(str(view.id) for view in path.nodes)[:-1] for path in chain().paths(10, Kind.FEATURE)}
+    assert found == {("L1/6@0",), ("L0/5@0", "L1/6@0")}

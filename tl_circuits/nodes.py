@@ -41,6 +41,8 @@ PAPER_SOURCES = (Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
 """The kinds over which the paper normalises a node's inputs (its "Graph Pruning" appendix)."""
 
 _FEATURE_NAME = re.compile(r"L(?P<layer>\d+)/(?P<index>\d+)@(?P<pos>-?\d+)")
+# No more digits than a 64-bit number is sure to hold.
+_NODE_NAME = re.compile(r"(?P<kind>[a-z_]+)(?: (?:L(?P<layer>\d{1,18})|(?P<index>\d{1,18})))?(?:@(?P<pos>-?\d{1,18}))?")
 
 
 class Feature(NamedTuple):
@@ -141,6 +143,37 @@ class Nodes:
                 f"This graph has no node {node}. It holds {len(self)} nodes; graph.find(...) lists those near a token, "
                 "and a pruned graph holds fewer than the graph it came from."
             ) from None
+
+    def row_named(self, name: str) -> int:
+        """The row of the node that is written so: `L20/15589@-1`, `error L3@5`, `token@-2`, `target 42@7`, `bias L0`.
+
+        Negative positions count from the last token. Raises `GraphError` where the text names no node of this graph.
+        """
+        if _FEATURE_NAME.fullmatch(name.strip()):
+            feature = Feature.parse(name)
+            return self.row(NodeId(Kind.FEATURE, feature.layer, self.absolute(feature.pos), feature.index))
+        match = _NODE_NAME.fullmatch(name.strip())
+        if match is None or match["kind"].upper() not in Kind.__members__ or match["kind"] == "feature":
+            raise GraphError(
+                f"{name!r} names no node. Write a feature as L20/15589@-1, others as error L3@5, token@-2, target 42@7, "
+                "bias L0; graph.find(...) searches by label or token."
+            )
+        found = self.rows(Kind[match["kind"].upper()])
+        for column in ("layer", "index", "pos"):
+            if match[column] is not None:
+                value = int(match[column])
+                found &= getattr(self, column) == (self.absolute(value) if column == "pos" else value)
+        rows = found.nonzero().squeeze(1).tolist()
+        if not rows:
+            raise GraphError(f"This graph has no node {name!r} among its {len(self)}; graph.find(...) lists what it has.")
+        # Two targets may stand at one place; the first is meant, as in `row`.
+        if self[rows[0]] != self[rows[-1]]:
+            raise GraphError(f"{name!r} names {len(rows)} nodes, first {self[rows[0]]} and {self[rows[-1]]}: say which.")
+        return rows[0]
+
+    def absolute(self, pos: int) -> int:
+        """A position that counts from the end, counted from the start; every position of a prompt has a token node."""
+        return pos + self.count(Kind.TOKEN) if pos < 0 else pos
 
     def features(self) -> list[Feature]:
         """The feature nodes, in order."""

@@ -1,8 +1,22 @@
 """Attribution graphs as values: what they hold, how they are weighed, cut, read and written. No model is needed."""
 
 from tl_circuits.graph.edges import Edges, conservation_error
-from tl_circuits.graph.graph import AttributionGraph
+from tl_circuits.graph.graph import AttributionGraph, load_graph
+from tl_circuits.graph.paths import Path
 from tl_circuits.graph.record import Provenance, Pruned
 from tl_circuits.graph.scores import GraphScores
+from tl_circuits.graph.tables import GraphTables
+from tl_circuits.graph.views import NodeView
 
-__all__ = ["AttributionGraph", "Edges", "GraphScores", "Provenance", "Pruned", "conservation_error"]
+__all__ = [
+    "AttributionGraph",
+    "Edges",
+    "GraphScores",
+    "GraphTables",
+    "NodeView",
+    "Path",
+    "Provenance",
+    "Pruned",
+    "conservation_error",
+    "load_graph",
+]

@@ -1,16 +1,31 @@
 """The attribution graph: a value with verbs that take it to a graph, to numbers or to a file format."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING
 
-from jaxtyping import Float, Float64
+import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from tl_circuits.errors import GraphError
-from tl_circuits.graph.influence import node_influence, target_shares
+from tl_circuits.errors import FileError, GraphError, SettingError
+from tl_circuits.graph.card import as_html, as_text, lines
+from tl_circuits.graph.export import ExportSettings, Preset, to_json
+from tl_circuits.graph.files import read, save, write_whole
+from tl_circuits.graph.influence import influence_by_length, node_influence, target_shares
 from tl_circuits.graph.losses import with_losses_as_errors
+from tl_circuits.graph.paths import Path, effect, strongest
 from tl_circuits.graph.prune import prune
 from tl_circuits.graph.record import GraphRecord
 from tl_circuits.graph.scores import GraphScores, score
+from tl_circuits.graph.tables import GraphTables, to_networkx, to_pandas
+from tl_circuits.graph.views import NodeName, NodeView, row_of, rows_found
+from tl_circuits.nodes import Feature, Kind
+
+if TYPE_CHECKING:
+    import networkx
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,3 +73,150 @@ class AttributionGraph(GraphRecord):
     def scores(self, *, constants: bool = False) -> GraphScores:
         """Replacement and completeness of this graph, as `GraphScores` defines them."""
         return score(self, constants=constants)
+
+    def find(self, what: str | int | Feature) -> list[NodeView]:
+        """The nodes that a word, a token id or a feature names, the most influential first.
+
+        A text is looked for in feature labels, tokens and targets, in any case; `L20/15589` finds the feature at every
+        position. A number is a token id. Nothing found is an empty list. Raises `GraphError` for an empty text.
+        """
+        found = [NodeView(self, row, self._influence) for row in rows_found(self, what)]
+        return sorted(found, key=lambda view: -view.influence)
+
+    def node(self, which: NodeName) -> NodeView:
+        """One node: written as `L20/15589@-1` or `error L3@5`, by its coordinates, or by its row.
+
+        Raises `GraphError` where the graph does not hold it.
+        """
+        return NodeView(self, row_of(self, which), self._influence)
+
+    def paths(
+        self,
+        k: int = 5,
+        source: NodeName | Kind | None = None,
+        target: NodeName | None = None,
+        *,
+        constants: bool = False,
+    ) -> list[Path]:
+        """The `k` paths that carry the most influence, from a node or a kind of nodes to a target or to all of them.
+
+        Without a source, paths start wherever influence ends: at tokens, errors and features that were not expanded
+        (with `constants`, at constants too). `Path.share` is the share of influence, `Path.effect` the signed effect.
+        Any node may be the target; its share is then 1. Raises `GraphError` where the graph holds no such node and
+        `SettingError` where `k` is less than 1.
+        """
+        if k < 1:
+            raise SettingError(f"paths(k={k}): ask for at least 1 path.")
+        shares, _ = with_losses_as_errors(self, constants=constants)
+        p = target_shares(self.nodes, self.target_weights)
+        if target is not None:
+            p = torch.zeros_like(p)
+            p[row_of(self, target)] = 1.0
+        sources = torch.zeros(len(shares.counted), dtype=torch.bool)
+        sources[: len(self.nodes)] = self._starts(source)
+        return [
+            Path(tuple(self.node(row) for row in rows), share, effect(self, shares, rows))
+            for share, rows in strongest(shares, self.nodes, p, sources, k)
+        ]
+
+    def _starts(self, source: NodeName | Kind | None) -> Bool[Tensor, " node"]:
+        if source is None:
+            return ~self.expanded
+        if isinstance(source, Kind):
+            return self.nodes.rows(source)
+        starts = torch.zeros(len(self.nodes), dtype=torch.bool)
+        starts[row_of(self, source)] = True
+        return starts
+
+    def path_lengths(self, *, constants: bool = False) -> Float64[Tensor, " length"]:
+        """What share of influence reaches tokens in at most 1, 2, … steps (P_l of Ameisen et al. 2025).
+
+        The last value is the tokens' whole influence; the paper divides by that of the unpruned graph.
+        """
+        shares, _ = with_losses_as_errors(self, constants=constants)
+        ends = torch.zeros(len(shares.counted), dtype=torch.bool)
+        ends[self.nodes.span(Kind.TOKEN)] = True
+        return influence_by_length(shares, target_shares(self.nodes, self.target_weights), ends)
+
+    def with_labels(self, labels: Mapping[tuple[int, int], str]) -> "AttributionGraph":
+        """The same graph with these names for features, by (layer, index), added to those it has."""
+        return replace(self, labels={**self.labels, **labels})
+
+    def save(self, path: str | FilePath) -> FilePath:
+        """Write the graph as one safetensors file, whole or not at all; `load_graph` gives it back bit by bit.
+
+        Raises `FileError` where the file cannot be written.
+        """
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> "AttributionGraph":
+        """The graph in a file that `save` wrote. Nothing in the file is executed.
+
+        Raises `FileError` where the file is missing, damaged, of another format, or holds no lawful graph.
+        """
+        fields = read(path)
+        try:
+            return cls(**fields)
+        except GraphError as error:
+            raise FileError(f"'{path}' does not hold a graph: {error}") from error
+
+    def to_pandas(self) -> GraphTables:
+        """Two frames: `.nodes`, one row per node in order, and `.edges`, with weights and shares Â."""
+        return to_pandas(self, self._influence)
+
+    def to_networkx(self) -> "networkx.DiGraph[str]":
+        """The graph for networkx: nodes are named as they are written here, edges run from source to target."""
+        return to_networkx(self, self._influence)
+
+    def to_json(
+        self,
+        path: str | FilePath | None = None,
+        *,
+        preset: Preset = "local",
+        slug: str | None = None,
+        scan: str | None = None,
+        source_set: str | None = None,
+        node_threshold: float | None = None,
+        constants: bool = False,
+        pinned: Sequence[NodeName] = (),
+        supernodes: Mapping[str, Sequence[NodeName]] | None = None,
+    ) -> str:
+        """The graph as JSON for Neuronpedia and circuit-tracer's viewers; also written to `path` where one is given.
+
+        `preset="neuronpedia"` also holds it to what an upload there must be. `slug` names the graph (from the prompt
+        where nothing is said), `scan` the model as Neuronpedia calls it, or for local viewers the transcoder's
+        repository or path; `source_set` is Neuronpedia's name for the features. `node_threshold` is the largest
+        cumulative influence that viewers show. Pinned nodes and supernodes (label → nodes) that the graph does not hold
+        are left out. Constants, which those viewers do not know, are left out unless asked for.
+
+        Raises `SettingError` for a preset, name or threshold that cannot be, and `GraphError` where the graph is too
+        large, too small or too shallow for the preset.
+        """
+        settings = ExportSettings(preset, slug, scan, source_set, node_threshold, constants, pinned, supernodes or {})
+        text = to_json(self, self._influence, self.scores(), settings)
+        if path is not None:
+            write_whole(FilePath(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+        return text
+
+    @cached_property
+    def _influence(self) -> Float64[Tensor, " node"]:
+        return self.influence()
+
+    def _introduction(self) -> tuple[str, list[tuple[str, str]]]:
+        return type(self).__name__, lines(self, self.scores(), self._influence)
+
+    def __repr__(self) -> str:
+        return as_text(*self._introduction())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._introduction())
+
+
+def load_graph(path: str | FilePath) -> AttributionGraph:
+    """The graph in a file that `AttributionGraph.save` wrote.
+
+    Nothing in the file is executed. Raises `FileError` where the file is missing, damaged, of another format, or holds
+    no lawful graph.
+    """
+    return AttributionGraph.load(path)

@@ -172,10 +172,18 @@ class GraphRecord:
         outside = (placed & ((nodes.pos < 0) | (nodes.pos >= n_pos))) | (
             layered & ((nodes.layer < 0) | (nodes.layer >= n_layers))
         )
+        outside |= (nodes.layer < -1) | (nodes.layer > n_layers) | (nodes.pos < -1) | (nodes.pos >= n_pos)
         if bool(outside.any()):
             raise GraphError(
                 f"Node {nodes[int(outside.nonzero()[0])]} lies outside {n_layers} layers and {n_pos} tokens. Check "
                 "provenance.n_layers and tokens."
+            )
+        lost = self.pruned.lost if self.pruned else nodes.subset(torch.zeros(len(nodes), dtype=torch.bool))
+        astray = (lost.layer < -1) | (lost.layer > n_layers) | (lost.pos < -1) | (lost.pos >= n_pos)
+        if bool(astray.any()):
+            raise GraphError(
+                f"A loss is booked at {lost[int(astray.nonzero()[0])]}, outside {n_layers} layers and {n_pos} tokens. "
+                "Prune the graph again."
             )
         span = nodes.span(Kind.FEATURE)
         if bool((nodes.index[span] < 0).any()):
