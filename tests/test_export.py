@@ -94,6 +94,13 @@ def test_saving_replaces_a_graph_that_is_still_in_use(tmp_path: Path) -> None:
     assert load_graph(path).pruned is not None
 
 
+def test_a_saved_graph_is_a_file_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    saved, written = random_graph(1).save(tmp_path / "toy.graph"), tmp_path / "toy.json"
+    random_graph(1).to_json(written)
+    assert saved.stat().st_mode == written.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"nowhere/toy.graph' cannot be written.*folder that you may write"):
         random_graph(1).save(tmp_path / "nowhere" / "toy.graph")

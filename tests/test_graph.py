@@ -72,18 +72,21 @@ def test_a_pruned_graph_remembers_how_its_nodes_ranked(path: Path) -> None:
     torch.testing.assert_close(pruned.pruned.cumulative[paper], expected, rtol=1e-9, atol=1e-12)
 
 
-def dense_prune(graph: AttributionGraph, nodes: float, edges: float) -> tuple[set[str], set[tuple[str, str]]]:
-    """The paper's rule on dense matrices, node by node, for graphs small enough to read."""
+def dense_prune(
+    graph: AttributionGraph, nodes: float, edges: float, *, errors: bool
+) -> tuple[set[str], set[tuple[str, str]]]:
+    """The rule on dense matrices and sets of names, for graphs small enough to read."""
     paper = graph.nodes.rows(Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
-    matrix = graph.adjacency().abs() * paper
+    matrix = graph.adjacency().abs()
+    weights = graph.target_weights.double().abs()
     p = torch.zeros(len(matrix), dtype=torch.float64)
-    p[graph.nodes.span(Kind.TARGET)] = graph.target_weights.double().abs() / graph.target_weights.double().abs().sum()
+    p[graph.nodes.span(Kind.TARGET)] = weights / weights.sum()
     identity = torch.eye(len(matrix), dtype=torch.float64)
 
     def weigh(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        total = matrix.sum(1, keepdim=True)
-        share = torch.where(total > 0, matrix / total, 0.0)
-        return share, p @ (torch.linalg.inv(identity - share) - identity)
+        total = (matrix * paper).sum(1, keepdim=True)
+        share = torch.where(total > 0, matrix * paper / total, 0.0)
+        return total, p @ (torch.linalg.inv(identity - share) - identity)
 
     def smallest(scores: list[float], share: float) -> float:
         reached, ordered = 0.0, sorted(scores, reverse=True)
@@ -94,25 +97,51 @@ def dense_prune(graph: AttributionGraph, nodes: float, edges: float) -> tuple[se
         return 0.0
 
     influence = weigh(matrix)[1]
-    kept = (influence >= smallest(influence.tolist(), nodes)) & (influence > 0) | ~graph.nodes.rows(Kind.FEATURE)
-    share, influence = weigh(matrix * kept * kept[:, None])
-    carried = share * (influence + p)[:, None]
-    stay = (carried >= smallest(carried.flatten().tolist(), edges)) & (carried > 0)
-    found = {str(graph.nodes[row]) for row in kept.nonzero().squeeze(1).tolist()}
-    return found, {(str(graph.nodes[t]), str(graph.nodes[s])) for t, s in stay.nonzero().tolist()}
+    stays = ~graph.nodes.rows(Kind.FEATURE, Kind.ERROR) if errors else ~graph.nodes.rows(Kind.FEATURE)
+    kept = (influence >= smallest(influence.tolist(), nodes)) & (influence > 0) | stays
+    matrix = matrix * kept * kept[:, None]
+    total, influence = weigh(matrix)
+    # Where a row has constants alone, its share of nothing is infinite: such edges stay if anything flows through it.
+    carried = torch.nan_to_num(matrix / total * (influence + p)[:, None], nan=0.0)
+    cut = smallest((carried * paper)[:, paper].flatten().tolist(), edges)
+    names_of = names_in_order(graph)
+    found = {names_of[row] for row in kept.nonzero().squeeze(1).tolist()}
+    links = {(names_of[t], names_of[s]) for t, s in ((carried >= cut) & (carried > 0)).nonzero().tolist()}
+    constants = {names_of[row] for row in (~paper).nonzero().squeeze(1).tolist()}
+    while errors:
+        fed = {target for target, source in links if source not in constants}
+        feeding = {source for _, source in links}
+        loose = {name for name in found if name.startswith("L") and name not in fed & feeding}
+        loose |= {name for name in found if name.startswith("error") and name not in feeding}
+        if not loose:
+            break
+        found -= loose
+        links = {(target, source) for target, source in links if target in found and source in found}
+    return found, links
 
 
-@given(recipes, st.sampled_from([0.3, 0.8]), st.sampled_from([0.5, 0.98]))
-def test_pruning_is_the_papers_rule(recipe: Recipe, nodes: float, edges: float) -> None:
+@given(recipes, st.sampled_from([0.3, 0.8, 0.99]), st.sampled_from([0.2, 0.5, 0.98]), st.booleans())
+def test_pruning_is_the_rule_of_the_paper_or_of_circuit_tracer(
+    recipe: Recipe, nodes: float, edges: float, errors: bool
+) -> None:
     graph = recipe()
-    pruned = graph.prune(nodes, edges)
-    expected_nodes, expected_edges = dense_prune(graph, nodes, edges)
+    pruned = graph.prune(nodes, edges, errors=errors)
+    expected_nodes, expected_edges = dense_prune(graph, nodes, edges, errors=errors)
     assert names(pruned) == expected_nodes
-    constants = {
-        str(graph.nodes[row])
-        for row in graph.nodes.rows(Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS).nonzero().squeeze(1).tolist()
-    }
-    assert {pair for pair in pairs(pruned) if pair[1] not in constants} == expected_edges
+    assert pairs(pruned) == expected_edges
+
+
+@given(recipes, shares, shares, st.booleans())
+def test_losses_of_constants_are_booked_apart(recipe: Recipe, nodes: float, edges: float, errors: bool) -> None:
+    graph = recipe()
+    pruned = graph.prune(nodes, edges, errors=errors)
+    assert pruned.pruned is not None
+    constants = graph.nodes.rows(Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS)
+    before = dict(zip(names_in_order(graph), graph.edges.sums(constants).tolist(), strict=True))
+    kept = pruned.edges.sums(pruned.nodes.rows(Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS))
+    lost = pruned.pruned.into.sums(pruned.pruned.lost.rows(Kind.BIAS))
+    for name, sum_now in zip(names_in_order(pruned), (kept + lost).tolist(), strict=True):
+        assert sum_now == pytest.approx(before[name], abs=1e-9)
 
 
 @given(recipes, shares, shares, st.booleans(), st.booleans())

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,16 @@ def save(graph: GraphRecord, path: str | Path) -> Path:
     return write_whole(Path(path), lambda partial: save_file(columns, partial, metadata))
 
 
-def write_whole(path: Path, write: Any) -> Path:
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Lets `write` fill a file beside `path` and then puts it in place, so that no reader meets half a file."""
     path = path.expanduser()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         write(partial)
+        # safetensors makes files that only their owner may read; a graph is a file like any other.
+        partial.chmod(mode)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise FileError(
