@@ -59,7 +59,9 @@ def _shake(model: torch.nn.Module, scale: float = 0.3) -> None:
 def hooked(family: str, dtype: torch.dtype = torch.float64, **overrides: Any) -> HookedTransformer:
     """A random HookedTransformer."""
     with quiet():
-        model = HookedTransformer(HookedTransformerConfig(**{**_COMMON, **_HOOKED[family], "dtype": dtype, **overrides}))
+        model = HookedTransformer(
+            HookedTransformerConfig(**{**_COMMON, **_HOOKED[family], "dtype": dtype, **overrides})
+        )
     _shake(model)
     return model.eval()
 
@@ -73,10 +75,18 @@ def _hf_config(family: str) -> Any:
     match family:
         case "gpt2":
             return transformers.GPT2Config(
-                vocab_size=D_VOCAB, n_embd=D_MODEL, n_layer=N_LAYERS, n_head=2, n_positions=N_CTX, bos_token_id=1, eos_token_id=2
+                vocab_size=D_VOCAB,
+                n_embd=D_MODEL,
+                n_layer=N_LAYERS,
+                n_head=2,
+                n_positions=N_CTX,
+                bos_token_id=1,
+                eos_token_id=2,
             )
         case "pythia":
-            return transformers.GPTNeoXConfig(**{k: v for k, v in shared.items() if k not in ("num_key_value_heads", "head_dim")}, rotary_pct=0.5)
+            return transformers.GPTNeoXConfig(
+                **{k: v for k, v in shared.items() if k not in ("num_key_value_heads", "head_dim")}, rotary_pct=0.5
+            )
         case "llama":
             return transformers.LlamaConfig(**shared)
         case "gemma-2":
@@ -143,4 +153,8 @@ def transcoder(
 
 def reads(family: str) -> tuple[str, ...]:
     """The read points that a family has: parallel blocks have no residual stream between attention and MLP."""
-    return ("ln2.hook_normalized", "mlp.hook_in") if family == "pythia" else ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+    return (
+        ("ln2.hook_normalized", "mlp.hook_in")
+        if family == "pythia"
+        else ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+    )

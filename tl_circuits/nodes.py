@@ -60,7 +60,9 @@ class Feature(NamedTuple):
         """The feature that `L20/15589@-1` names. Raises `TargetError` where the text is not of that form."""
         match = _FEATURE_NAME.fullmatch(text.strip())
         if match is None:
-            raise TargetError(f"{text!r} does not name a feature: write it as L<layer>/<index>@<position>, say L3/120@-1.")
+            raise TargetError(
+                f"{text!r} does not name a feature: write it as L<layer>/<index>@<position>, say L3/120@-1."
+            )
         return cls(int(match["layer"]), int(match["pos"]), int(match["index"]))
 
 
@@ -102,9 +104,13 @@ class Nodes:
     def __post_init__(self) -> None:
         sizes = {len(self.kind), len(self.layer), len(self.pos), len(self.index)}
         if len(sizes) != 1:
-            raise GraphError(f"The columns of the nodes differ in length: {sorted(sizes)}. Give four columns of equal length.")
+            raise GraphError(
+                f"The columns of the nodes differ in length: {sorted(sizes)}. Give four columns of equal length."
+            )
         if bool((self.kind.diff() < 0).any()):
-            raise GraphError("The nodes are out of order: features, errors, tokens, positions, masked, b_dec, bias, targets.")
+            raise GraphError(
+                "The nodes are out of order: features, errors, tokens, positions, masked, b_dec, bias, targets."
+            )
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -165,10 +171,14 @@ class Nodes:
                 found &= getattr(self, column) == (self.absolute(value) if column == "pos" else value)
         rows = found.nonzero().squeeze(1).tolist()
         if not rows:
-            raise GraphError(f"This graph has no node {name!r} among its {len(self)}; graph.find(...) lists what it has.")
+            raise GraphError(
+                f"This graph has no node {name!r} among its {len(self)}; graph.find(...) lists what it has."
+            )
         # Two targets may stand at one place; the first is meant, as in `row`.
         if self[rows[0]] != self[rows[-1]]:
-            raise GraphError(f"{name!r} names {len(rows)} nodes, first {self[rows[0]]} and {self[rows[-1]]}: say which.")
+            raise GraphError(
+                f"{name!r} names {len(rows)} nodes, first {self[rows[0]]} and {self[rows[-1]]}: say which."
+            )
         return rows[0]
 
     def absolute(self, pos: int) -> int:

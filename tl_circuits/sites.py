@@ -5,11 +5,12 @@ HookedTransformer has no `mlp.hook_in`), the tap is the input or output of the m
 by which this package puts a hook on a model, and it takes every one off again.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ READS = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
 WRITES = ("hook_mlp_out", "mlp.hook_out")
 
 
+@runtime_checkable
 class Model(Protocol):
     """What is asked of a model: HookedTransformer, TransformerBridge and their SAELens children have it."""
 
@@ -31,8 +33,6 @@ class Model(Protocol):
 
     @property
     def W_U(self) -> Tensor: ...
-
-    def hooks(self, fwd_hooks: Any = ...) -> Any: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -110,13 +110,19 @@ def installed(model: Model, functions: Mapping[Tap, Callable[[Tensor], Tensor | 
         # TransformerLens says for each norm and pass that an edited norm scale leaves its native path: that is what is wanted.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*(hook_scale|hook_normalized).*", category=UserWarning)
+        # Not model.hooks(): a bridge lists all its hook points anew for each hook that it is given.
+        points, level = model.hook_dict, next(_LEVELS)
         for tap, function in functions.items():
-            if tap.kind != "hook":
-                handle = _register(_submodule(model, tap.name), tap.kind, function)
-                stack.callback(handle.remove)
-        hooks = [(tap.name, _as_hook(function)) for tap, function in functions.items() if tap.kind == "hook"]
-        stack.enter_context(model.hooks(fwd_hooks=hooks))
+            if tap.kind == "hook":
+                points[tap.name].add_hook(_as_hook(function), level=level)
+                stack.callback(points[tap.name].remove_hooks, "fwd", level=level)
+            else:
+                stack.callback(_register(_submodule(model, tap.name), tap.kind, function).remove)
         yield
+
+
+_LEVELS = itertools.count(-2, -1)
+"""Context levels of our own: TransformerLens counts its levels up from 0, and takes hooks off by level."""
 
 
 def has_user_hooks(model: Model) -> bool:
@@ -131,7 +137,9 @@ def check_read_point(model: Model, read: str, *, processed_weights: bool) -> Non
     `ln2.hook_normalized` is the same on both (TransformerLens, `process_weights_`).
     """
     folded = _is_folded(model)
-    moved = {"mlp.hook_in": folded, "hook_resid_mid": _has_layer_norm(model) and (folded and _is_centred(model))}.get(read, False)
+    moved = {"mlp.hook_in": folded, "hook_resid_mid": _has_layer_norm(model) and (folded and _is_centred(model))}.get(
+        read, False
+    )
     if moved and not processed_weights:
         raise FitError(
             f"This model's weights were processed (norms folded{', writing weights centred' if _is_centred(model) else ''}), which "
@@ -205,7 +213,9 @@ def _tap(points: _HookPoints, layer: int, point: str, role: str, known: tuple[st
 
 def _is_frozen(name: str) -> bool:
     # Query and key norms act before the pattern, which is itself held fixed.
-    return name.endswith(("attn.hook_pattern", "hook_scale")) and not name.endswith(("q_norm.hook_scale", "k_norm.hook_scale"))
+    return name.endswith(("attn.hook_pattern", "hook_scale")) and not name.endswith(
+        ("q_norm.hook_scale", "k_norm.hook_scale")
+    )
 
 
 def _refuse_untraceable(model: Model) -> None:
@@ -239,7 +249,9 @@ def _refuse_dropout(model: Model) -> None:
     for module in model.modules():
         rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
         if module.training and isinstance(rate, int | float) and rate > 0:
-            raise FitError(f"Dropout of {rate} is active ({type(module).__name__}), so every pass would differ: call model.eval() first.")
+            raise FitError(
+                f"Dropout of {rate} is active ({type(module).__name__}), so every pass would differ: call model.eval() first."
+            )
 
 
 def _is_folded(model: Model) -> bool:
@@ -262,7 +274,9 @@ def _submodule(model: Model, path: str) -> nn.Module:
     return module
 
 
-def _register(module: nn.Module, kind: str, function: Callable[[Tensor], Tensor | None]) -> torch.utils.hooks.RemovableHandle:
+def _register(
+    module: nn.Module, kind: str, function: Callable[[Tensor], Tensor | None]
+) -> torch.utils.hooks.RemovableHandle:
     if kind == "output":
         return module.register_forward_hook(lambda _module, _args, out: function(out))
 

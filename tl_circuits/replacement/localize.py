@@ -111,7 +111,9 @@ def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
             "are missing from it. Every layer needs its transcoder."
         )
     if transcoder.d_model != d_model:
-        raise FitError(f"This transcoder is {transcoder.d_model} wide, but {name} has d_model {d_model}: was it trained on another model?")
+        raise FitError(
+            f"This transcoder is {transcoder.d_model} wide, but {name} has d_model {d_model}: was it trained on another model?"
+        )
     check_read_point(model, transcoder.read, processed_weights=transcoder.processed_weights)
     warn_of_low_precision(model)
     if transcoder.model_name is not None and _plain(transcoder.model_name) != _plain(str(name)):
@@ -200,7 +202,9 @@ def _unexplained(
     activations: Float[Tensor, " feature"],
 ) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
     wrote = torch.stack([write.detach()[0] for write in pieces.writes])
-    unexplained = wrote - decoded(transcoder, features, activations, wrote.shape[1]) - transcoder.b_dec.to(wrote)[:, None]
+    unexplained = (
+        wrote - decoded(transcoder, features, activations, wrote.shape[1]) - transcoder.b_dec.to(wrote)[:, None]
+    )
     errors, masked_writes = unexplained, torch.zeros_like(unexplained)
     masked_writes[:, list(masked)] = unexplained[:, list(masked)]
     errors[:, list(masked)] = 0

@@ -84,7 +84,9 @@ def cut(
     With `writes` (of a pass over a longer prompt that starts with these tokens), the MLPs are held at those values and the
     pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
     """
-    recorder = _Recorder(sites, transcoder, None if writes is None else [write[:, : len(tokens)].detach() for write in writes])
+    recorder = _Recorder(
+        sites, transcoder, None if writes is None else [write[:, : len(tokens)].detach() for write in writes]
+    )
     with torch.inference_mode(False), torch.enable_grad(), installed(model, recorder.functions()):
         # Cloning makes a normal tensor of tokens that were made in inference mode.
         batch = tokens.clone()[None]
@@ -120,7 +122,12 @@ class _Recorder:
         """The pass, once it has run."""
         n_layers, whole = self._sites.n_layers, logits is not None
         unfired = [tap.name for tap, values in self._frozen.items() if not values and tap.name.endswith("hook_pattern")]
-        unfired += [f"{name} of layer {layer}" for name in ("block_out", "read") for layer in range(n_layers) if (name, layer) not in self._seen]
+        unfired += [
+            f"{name} of layer {layer}"
+            for name in ("block_out", "read")
+            for layer in range(n_layers)
+            if (name, layer) not in self._seen
+        ]
         if unfired:
             raise FitError(
                 f"{len(unfired)} hooks did not fire in a forward pass (first: {unfired[0]}), so the model cannot be frozen. "
@@ -175,7 +182,9 @@ class _Recorder:
         return self._leaf("block_in", self._sites.n_layers)(value)
 
 
-def _pull_back(out: Tensor, leaves: tuple[Tensor, ...], cotangent: Float[Tensor, "batch 1 pos d_model"]) -> tuple[Tensor, ...]:
+def _pull_back(
+    out: Tensor, leaves: tuple[Tensor, ...], cotangent: Float[Tensor, "batch 1 pos d_model"]
+) -> tuple[Tensor, ...]:
     with torch.inference_mode(False), torch.enable_grad():
         return torch.autograd.grad(out, leaves, cotangent, retain_graph=True, is_grads_batched=True)
 

@@ -48,14 +48,18 @@ def _ids(model: Model, prompt: Prompt) -> Int64[Tensor, " pos"]:
         return _text_ids(model, prompt).to(device)
     if all(isinstance(token, int) and not isinstance(token, bool) for token in prompt):
         return torch.tensor(prompt, dtype=torch.int64, device=device)
-    raise PromptError(f"A prompt is text, token ids or chat messages; {prompt!r:.80} was given. To trace several prompts, trace each.")
+    raise PromptError(
+        f"A prompt is text, token ids or chat messages; {prompt!r:.80} was given. To trace several prompts, trace each."
+    )
 
 
 def _one_prompt(ids: Tensor) -> Int64[Tensor, " pos"]:
     if ids.ndim == 2 and len(ids) == 1:
         ids = ids[0]
     if ids.ndim != 1:
-        raise PromptError(f"Token ids of shape {tuple(ids.shape)} were given: trace one prompt at a time, shape (pos,) or (1, pos).")
+        raise PromptError(
+            f"Token ids of shape {tuple(ids.shape)} were given: trace one prompt at a time, shape (pos,) or (1, pos)."
+        )
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise PromptError(f"Token ids of dtype {ids.dtype} were given: give integers.")
     return ids.to(torch.int64)
@@ -76,17 +80,23 @@ def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
     if len(tokens) == 0:
         raise PromptError("The prompt has no tokens: give at least one.")
     if len(tokens) > n_ctx:
-        raise PromptError(f"The prompt has {len(tokens)} tokens, but the model's context holds {n_ctx}: shorten it by {len(tokens) - n_ctx}.")
+        raise PromptError(
+            f"The prompt has {len(tokens)} tokens, but the model's context holds {n_ctx}: shorten it by {len(tokens) - n_ctx}."
+        )
     outside = tokens[(tokens < 0) | (tokens >= d_vocab)]
     if len(outside):
-        raise PromptError(f"Token ids {outside[:5].tolist()} are outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}): use this model's tokenizer.")
+        raise PromptError(
+            f"Token ids {outside[:5].tolist()} are outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}): use this model's tokenizer."
+        )
 
 
 def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | None) -> tuple[tuple[int, ...], str]:
     if given is not None:
         outside = [position for position in given if not -len(tokens) <= position < len(tokens)]
         if outside:
-            raise PromptError(f"masked_positions={outside} lie outside a prompt of {len(tokens)} tokens: use 0 to {len(tokens) - 1}, or negative ones.")
+            raise PromptError(
+                f"masked_positions={outside} lie outside a prompt of {len(tokens)} tokens: use 0 to {len(tokens) - 1}, or negative ones."
+            )
         return tuple(sorted({position % len(tokens) for position in given})), "given by the user"
     bos = getattr(model.tokenizer, "bos_token_id", None)
     if bos is None:

@@ -73,7 +73,13 @@ class _Replacement:
     """What one pass has read so far, and the functions that replace its MLPs."""
 
     def __init__(
-        self, model: Model, transcoder: CrossLayerTranscoder, cache: ReplacementCache, *, error_terms: bool, mask_bos: bool
+        self,
+        model: Model,
+        transcoder: CrossLayerTranscoder,
+        cache: ReplacementCache,
+        *,
+        error_terms: bool,
+        mask_bos: bool,
     ) -> None:
         self._transcoder, self._cache, self._error_terms = transcoder, cache, error_terms
         self._bos = getattr(model.tokenizer, "bos_token_id", None) if mask_bos else None

@@ -47,7 +47,7 @@ class Sweep:
     prefixes: tuple[tuple[int, Pieces], ...]
     order: Int64[Tensor, " feature"]
     offsets: list[list[int]]
-    written: list[list[Float[Tensor, "row d_model"]]] | None
+    written: list[list[Float[Tensor, "_ d_model"]]] | None
 
     @classmethod
     def of(cls, local: LocalReplacementModel) -> "Sweep":
@@ -144,7 +144,9 @@ class Sweep:
         constants = self.local.pieces.block_constants[layer][:length]
         columns.bias[:targets, layer] += cotangent[:, 0].flatten(1) @ constants.flatten()
 
-    def _contract_embeddings(self, length: int, cotangent: Float[Tensor, "batch 1 pos d_model"], columns: "_Columns") -> None:
+    def _contract_embeddings(
+        self, length: int, cotangent: Float[Tensor, "batch 1 pos d_model"], columns: "_Columns"
+    ) -> None:
         at_embedding, local = cotangent[:, 0], self.local
         columns.tokens[:, :length] = torch.einsum("bpd,pd->bp", at_embedding, local.token_vectors[:length])
         if local.position_vectors is not None:
@@ -220,7 +222,10 @@ def _prefixes(local: LocalReplacementModel) -> tuple[tuple[int, Pieces], ...]:
     if not causal or has_user_hooks(local.model):
         return (whole,)
     writes = [write.detach() for write in local.pieces.writes]
-    shorter = [(length, cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], writes=writes)) for length in _lengths(local.n_pos)]
+    shorter = [
+        (length, cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], writes=writes))
+        for length in _lengths(local.n_pos)
+    ]
     return (*shorter, whole)
 
 

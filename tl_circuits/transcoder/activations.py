@@ -68,7 +68,9 @@ class JumpReLU(Activation):
         if threshold.ndim not in (0, 1, 2):
             raise SettingError(f"A JumpReLU threshold has shape (layer, feature); {tuple(threshold.shape)} was given.")
         if bool(threshold.isnan().any()):
-            raise SettingError(f"{int(threshold.isnan().sum())} of {threshold.numel()} JumpReLU thresholds are NaN: repair the weights.")
+            raise SettingError(
+                f"{int(threshold.isnan().sum())} of {threshold.numel()} JumpReLU thresholds are NaN: repair the weights."
+            )
         if bandwidth <= 0:
             raise SettingError(f"bandwidth={bandwidth} must be positive; the CLT paper uses 1.0 in normalised units.")
         self.threshold = nn.Parameter(threshold, requires_grad=False)
@@ -114,7 +116,9 @@ class BatchTopK(Activation):
         super().__init__()
         self.k = _positive(k)
         if bool(torch.as_tensor(threshold).isnan().any()):
-            raise SettingError("A BatchTopK threshold is NaN: calibrate it on data after training, one number per layer.")
+            raise SettingError(
+                "A BatchTopK threshold is NaN: calibrate it on data after training, one number per layer."
+            )
         self.threshold = nn.Parameter(torch.as_tensor(threshold), requires_grad=False)
 
     def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:

@@ -105,7 +105,7 @@ class CrossLayerTranscoder(nn.Module):
         """The layers whose features write `layer`, lowest first."""
         return tuple(source for source in range(layer + 1) if source + self.W_dec[source].shape[1] > layer)
 
-    def decode(self, activations: Sequence[Float[Tensor, "*batch feature_of_layer"]], layer: int) -> Float[Tensor, "*batch d_model"]:
+    def decode(self, activations: Sequence[Float[Tensor, "*batch _"]], layer: int) -> Float[Tensor, "*batch d_model"]:
         """ŷ of one layer without its skip, from the activations of layers 0…layer."""
         out = self.b_dec[layer].to(activations[layer])
         for source in self.sources(layer):
@@ -132,9 +132,16 @@ class CrossLayerTranscoder(nn.Module):
 
     def _check_shapes(self) -> None:
         n_layers, d_model = self.n_layers, self.d_model
-        for name, parts in (("b_enc", self.b_enc), ("W_dec", self.W_dec), ("b_dec", self.b_dec), ("W_skip", self.W_skip)):
+        for name, parts in (
+            ("b_enc", self.b_enc),
+            ("W_dec", self.W_dec),
+            ("b_dec", self.b_dec),
+            ("W_skip", self.W_skip),
+        ):
             if parts is not None and len(parts) != n_layers:
-                raise FitError(f"W_enc has {n_layers} layers and {name} has {len(parts)}: give both for every layer of the model.")
+                raise FitError(
+                    f"W_enc has {n_layers} layers and {name} has {len(parts)}: give both for every layer of the model."
+                )
         for layer, (W_enc, b_enc, W_dec) in enumerate(zip(self.W_enc, self.b_enc, self.W_dec, strict=True)):
             n_features = len(W_enc)
             _expect(f"W_enc[{layer}]", W_enc, (n_features, d_model))
@@ -149,19 +156,27 @@ class CrossLayerTranscoder(nn.Module):
         for layer, W_skip in enumerate(self.W_skip or ()):
             _expect(f"W_skip[{layer}]", W_skip, (d_model, d_model))
         threshold = getattr(self.activation, "threshold", None)
-        if threshold is not None and threshold.ndim == 2 and [len(threshold), *{*self.n_features}] != [n_layers, threshold.shape[1]]:
+        if (
+            threshold is not None
+            and threshold.ndim == 2
+            and [len(threshold), *{*self.n_features}] != [n_layers, threshold.shape[1]]
+        ):
             raise FitError(
                 f"The threshold has shape {tuple(threshold.shape)}, but the encoder has {n_layers} layers of {self.n_features} features: "
                 "give one threshold for each feature."
             )
 
     def _check_numbers(self) -> None:
-        named = [(f"{name}[{layer}]", part) for name in ("W_enc", "b_enc") for layer, part in enumerate(getattr(self, name))]
+        named = [
+            (f"{name}[{layer}]", part) for name in ("W_enc", "b_enc") for layer, part in enumerate(getattr(self, name))
+        ]
         named += [("b_dec", self.b_dec)] + [(f"W_skip[{layer}]", part) for layer, part in enumerate(self.W_skip or ())]
         for name, part in named:
             bad = int((~part.isfinite()).sum())
             if bad:
-                raise FitError(f"{name} holds {bad} NaN or infinite numbers of {part.numel()}: the file is damaged or the training diverged.")
+                raise FitError(
+                    f"{name} holds {bad} NaN or infinite numbers of {part.numel()}: the file is damaged or the training diverged."
+                )
 
 
 def _frozen_list(parts: Iterable[Tensor]) -> nn.ParameterList:

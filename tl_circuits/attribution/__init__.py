@@ -1,0 +1,6 @@
+"""From a local replacement model to its attribution graph."""
+
+from tl_circuits.attribution.attribute import attribute as attribute
+from tl_circuits.attribution.attribute import trace as trace
+from tl_circuits.attribution.targets import Target as Target
+from tl_circuits.attribution.targets import Targets as Targets

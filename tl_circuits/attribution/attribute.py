@@ -1,0 +1,206 @@
+"""A local replacement model → its attribution graph.
+
+Ameisen et al. 2025, "Attribution Graphs", with constants as sources and a stopping rule that certifies its coverage.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tl_circuits.attribution.checks import check_graph, probe
+from tl_circuits.attribution.expansion import Expansion
+from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
+from tl_circuits.errors import SettingError
+from tl_circuits.graph import AttributionGraph, Provenance
+from tl_circuits.nodes import Feature, Kind, lay_out
+from tl_circuits.progress import stage
+from tl_circuits.replacement import LocalReplacementModel, localize
+from tl_circuits.replacement.prompt import Prompt
+from tl_circuits.replacement.sweep import Sweep
+from tl_circuits.sites import Model
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+TargetsLike = Targets | Sequence[Token | Feature] | str | None
+
+
+def attribute(
+    local: LocalReplacementModel,
+    targets: TargetsLike = None,
+    *,
+    coverage: float = 1.0,
+    max_features: int | None = None,
+    max_targets: int = 10,
+    target_probability: float = 0.95,
+    progress: bool | None = None,
+) -> AttributionGraph:
+    """The attribution graph of the targets on this prompt.
+
+    Every edge is the exact direct effect of its source on its target in the frozen model; the in-edges of a node sum to
+    what it reads (`conservation_error` says how nearly), and a random probe of real forward passes checks all edges at
+    once (`probe_error`). `targets` are, by default, the most likely next tokens, up to `target_probability` together and
+    `max_targets` in number; or tokens, `Feature`s, or `Targets`.
+
+    With `coverage` below 1, features are expanded best-first until that share of the targets' influence is traced to
+    tokens and errors; `max_features` stops earlier. Features that were not expanded stay as leaves, and the graph says what
+    coverage it reached. Raises `TargetError` and `SettingError` for targets and settings that do not exist; warns where
+    conservation or the probe is worse than rounding explains.
+    """
+    _check_settings(coverage, max_features)
+    with torch.inference_mode(False), torch.no_grad():
+        found = resolve(Targets.parse(targets, max_targets, target_probability), local)
+        sweep = Sweep.of(local)
+        expansion = Expansion.start(sweep, _target_rows(sweep, found), _weights(found))
+        if coverage == 1.0 and max_features is None:
+            _expand_all(expansion, progress)
+        else:
+            _expand_best_first(expansion, coverage, max_features, progress)
+        settings = {
+            "coverage": coverage,
+            "max_features": max_features,
+            "max_targets": max_targets,
+            "target_probability": target_probability,
+        }
+        graph = _assemble(local, sweep, found, expansion, settings)
+        return check_graph(replace(graph, probe_error=probe(local, found, graph)), local)
+
+
+def trace(
+    model: Model,
+    transcoder: CrossLayerTranscoder,
+    prompt: Prompt,
+    targets: TargetsLike = None,
+    *,
+    masked_positions: Sequence[int] | None = None,
+    coverage: float = 1.0,
+    max_features: int | None = None,
+    max_targets: int = 10,
+    target_probability: float = 0.95,
+    progress: bool | None = None,
+) -> AttributionGraph:
+    """`attribute(localize(model, transcoder, prompt))`: from a prompt to its attribution graph in one call."""
+    local = localize(model, transcoder, prompt, masked_positions)
+    return attribute(
+        local,
+        targets,
+        coverage=coverage,
+        max_features=max_features,
+        max_targets=max_targets,
+        target_probability=target_probability,
+        progress=progress,
+    )
+
+
+def _check_settings(coverage: float, max_features: int | None) -> None:
+    if not 0 < coverage <= 1:
+        raise SettingError(
+            f"coverage={coverage} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is the full graph."
+        )
+    if max_features is not None and max_features < 1:
+        raise SettingError(f"max_features={max_features} expands nothing: give at least 1, or None for no limit.")
+
+
+def _target_rows(sweep: Sweep, found: Sequence[Target]) -> Float[Tensor, "target source"]:
+    rows = sweep.rows(readouts(found))
+    constants = torch.tensor([target.constant for target in found], dtype=torch.float64).to(rows)
+    # The unembedding's bias is a constant of the last step, like the last norm's.
+    last_bias = sweep.sources.span(Kind.BIAS).stop - 1
+    rows[:, last_bias] += constants
+    return rows
+
+
+def _weights(found: Sequence[Target]) -> Float[Tensor, " target"]:
+    return torch.tensor([target.weight for target in found], dtype=torch.float64)
+
+
+def _expand_all(expansion: Expansion, progress: bool | None) -> None:
+    with stage("attributing features", expansion.n_features, show=progress) as bar:
+        for batch in expansion.sweep.batches(expansion.pending(), join_layers=False):
+            expansion.add(batch)
+            bar.update(len(batch))
+
+
+def _expand_best_first(expansion: Expansion, coverage: float, max_features: int | None, progress: bool | None) -> None:
+    limit = expansion.n_features if max_features is None else min(max_features, expansion.n_features)
+    with stage(f"attributing to {coverage:.0%} coverage", limit, show=progress) as bar:
+        while expansion.n_expanded < limit and expansion.coverage() < coverage:
+            best = expansion.most_influential(limit - expansion.n_expanded)
+            if len(best) == 0:
+                return
+            for batch in expansion.sweep.batches(best, join_layers=True):
+                expansion.add(batch)
+            bar.update(len(best))
+
+
+def _assemble(
+    local: LocalReplacementModel,
+    sweep: Sweep,
+    found: Sequence[Target],
+    expansion: Expansion,
+    settings: dict[str, float | int | None],
+) -> AttributionGraph:
+    nodes = lay_out(
+        local.features.cpu(),
+        local.n_layers,
+        local.prompt.tokens.cpu(),
+        learned_positions=local.position_vectors is not None,
+        masked_positions=local.prompt.masked,
+        targets=torch.tensor([[target.layer, target.pos, target.index] for target in found]),
+    )
+    is_target = nodes.rows(Kind.TARGET)
+    target_values = values(local, found).cpu()
+    activations = torch.full((len(nodes),), math.nan, dtype=target_values.dtype)
+    totals = activations.clone()
+    activations[nodes.span(Kind.FEATURE)] = local.activations.cpu()
+    activations[is_target] = totals[is_target] = target_values
+    expanded = is_target.clone()
+    expanded[nodes.span(Kind.FEATURE)] = expansion.expanded
+    totals[expanded & ~is_target] = _less_bias(local, expansion.expanded)
+    return AttributionGraph(
+        nodes=nodes,
+        edges=expansion.edges(),
+        activations=activations,
+        totals=totals,
+        expanded=expanded,
+        target_weights=_weights(found),
+        target_labels=tuple(target.label for target in found),
+        target_probabilities=torch.tensor([target.probability for target in found], dtype=torch.float64),
+        tokens=local.prompt.strings,
+        conservation_error=math.nan,
+        probe_error=math.nan,
+        coverage=expansion.coverage(),
+        provenance=_provenance(local, settings),
+    )
+
+
+def _less_bias(local: LocalReplacementModel, expanded: Tensor) -> Float[Tensor, " expanded"]:
+    rows: Int64[Tensor, " expanded"] = expanded.nonzero()[:, 0]
+    features = local.features[rows]
+    b_enc = (
+        torch.stack([local.transcoder.b_enc[layer][index] for layer, _, index in features.tolist()])
+        if len(rows)
+        else torch.empty(0)
+    )
+    return (local.preactivations[rows] - b_enc.to(local.preactivations)).cpu()
+
+
+def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | None]) -> Provenance:
+    transcoder = local.transcoder
+    return Provenance(
+        prompt="".join(local.prompt.strings),
+        model=str(local.model.cfg.model_name),
+        transcoder=transcoder.model_name or "",
+        transcoder_kind="PLT" if transcoder.is_per_layer else "CLT",
+        n_layers=local.n_layers,
+        read=transcoder.read,
+        write=transcoder.write,
+        dtype=str(local.activations.dtype).removeprefix("torch."),
+        versions={name: version(name) for name in ("tl-circuits", "transformer-lens", "torch")},
+        settings=settings,
+        masked_positions=local.prompt.masked,
+        masked_why=local.prompt.masked_why,
+    )

@@ -1,0 +1,99 @@
+"""Two checks that every graph goes through: conservation, and one probe of real forward passes.
+
+Conservation is nearly true by construction where constants come from the same pass; the probe is not: it adds all sources,
+with random signs, to a real pass of the frozen model, and compares what every target reads with what the edges say.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tl_circuits.attribution.targets import Target
+from tl_circuits.errors import TLCircuitsWarning
+from tl_circuits.graph import AttributionGraph
+from tl_circuits.graph.edges import conservation_error
+from tl_circuits.nodes import Kind
+from tl_circuits.replacement import LocalReplacementModel
+from tl_circuits.replacement.localize import decoded, replay
+
+ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-1}
+"""How large the errors, relative to Σ|edges| of a row, may be before a graph says so.
+
+Ten times what rows usually show: a row with one input, whose encoder all but cancels on it, has next to no Σ|edges|.
+"""
+SINGLE_PRECISION_NORMS = 1e-4
+"""A bridge computes RMS norms in float32 whatever the model's dtype, so float64 models are no better than this there."""
+PROBE_ROUNDING = 100
+"""The probe may round this much more: it moves the whole residual stream, which is larger than the edges of one node, while
+what it looks for, a norm or pattern that is not frozen, is off by percents."""
+
+
+def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> AttributionGraph:
+    """The graph with its conservation error filled in. Warns where an error exceeds what rounding explains."""
+    error = conservation_error(graph.edges, graph.totals, graph.expanded)
+    dtype = local.activations.dtype
+    allowed = ROUNDING.get(dtype, 1e-5)
+    if hasattr(local.model, "original_model"):
+        allowed = max(allowed, SINGLE_PRECISION_NORMS)
+    checks = (
+        ("conservation", error, allowed),
+        ("finite-difference probe", graph.probe_error, PROBE_ROUNDING * allowed),
+    )
+    for name, value, limit in checks:
+        if not value <= limit:
+            warnings.warn(
+                f"This graph fails its {name} check: its worst node is off by {value:.1e} of its inputs, and {dtype} allows {limit:.0e}. "
+                "Something in the model is not frozen or not linear (a hook of your own, an unusual block); do not trust its edges.",
+                TLCircuitsWarning,
+                stacklevel=3,
+            )
+    return replace(graph, conservation_error=error)
+
+
+def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:
+    """The largest difference, over expanded nodes, between a real pass and the edges, relative to Σ|edges| of the node.
+
+    Features, errors and tokens are all doubled or removed, by random signs (the same ones for the same graph), at the same
+    time: a wrong edge shows at its target.
+    """
+    nodes, like = graph.nodes, local.activations
+    generator = torch.Generator().manual_seed(len(nodes))
+    signs = torch.randint(0, 2, (len(nodes),), generator=generator).to(torch.float64) * 2 - 1
+    signs[nodes.rows(Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS)] = 0
+    feature_signs, error_signs, token_signs = (
+        signs[nodes.span(kind)].to(like) for kind in (Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
+    )
+    extra_writes = decoded(local.transcoder, local.features, local.activations * feature_signs, local.n_pos)
+    extra_writes += local.errors * error_signs.view(local.n_layers, local.n_pos, 1)
+    moved = replay(local, extra_writes, local.token_vectors * token_signs[:, None])
+    change = [after - before.detach()[0] for after, before in zip(moved, local.pieces.reads, strict=True)]
+    measured = torch.cat([_feature_changes(local, change), _target_changes(targets, change)]).cpu().to(torch.float64)
+
+    rows = torch.cat([nodes.rows(Kind.FEATURE).nonzero()[:, 0], nodes.rows(Kind.TARGET).nonzero()[:, 0]])
+    known = graph.expanded[rows]
+    said = _signed_sums(graph, signs)[rows]
+    scale = graph.edges.sums(magnitude=True)[rows]
+    relative = (measured - said).abs() / scale.clamp(min=torch.finfo(torch.float64).tiny)
+    return float(relative[known].max())
+
+
+def _signed_sums(graph: AttributionGraph, signs: Tensor) -> Tensor:
+    edges = graph.edges
+    sums = torch.zeros(len(graph.nodes), dtype=torch.float64)
+    return sums.index_add_(0, edges.target, edges.weight.to(torch.float64) * signs[edges.source])
+
+
+def _feature_changes(local: LocalReplacementModel, change: Sequence[Tensor]) -> Tensor:
+    parts = [local.activations.new_empty(0)]
+    for layer in range(local.n_layers):
+        _, pos, index = local.features[local.features[:, 0] == layer].unbind(1)
+        encoder = local.transcoder.W_enc[layer]
+        parts.append((change[layer][pos] * encoder[index.to(encoder.device)].to(local.activations)).sum(-1))
+    return torch.cat(parts)
+
+
+def _target_changes(targets: Sequence[Target], change: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(change[target.layer][target.pos] * target.vector).sum() for target in targets])
