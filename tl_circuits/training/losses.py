@@ -16,7 +16,7 @@ def reconstruction(errors: Sequence[Float[Tensor, "*batch d_model"]]) -> Float[T
     return torch.stack([error.square().mean() for error in errors]).sum()
 
 
-def decoder_norms(W_dec: Sequence[Float[Tensor, "feature written d_model"]]) -> list[Float[Tensor, " feature"]]:
+def decoder_norms(W_dec: Sequence[Float[Tensor, "feature _ d_model"]]) -> list[Float[Tensor, " feature"]]:
     """‖W_dec,i‖ over all layers that a feature writes together, for each source layer."""
     # A norm has no gradient at zero, where decoders start.
     return [rows.square().sum((1, 2)).clamp_min(1e-20).sqrt() for rows in W_dec]

@@ -24,7 +24,7 @@ def train(
     tokens: Int64[Tensor, "prompt pos"],
     settings: TrainingSettings,
     *,
-    weights: Float[Tensor, " prompt"] | None = None,
+    weights: Float[Tensor, " _"] | None = None,
     scored: Bool[Tensor, "prompt pos"] | None = None,
 ) -> CrossLayerTranscoder:
     """A JumpReLU transcoder for these prompts (right-padded tokens, beginning-of-sequence token included).

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tl_circuits.progress import stage
-from tl_circuits.zoo.tokenizer import BOS, EOS, IGNORED, PAD, encode
+from tl_circuits.zoo.tokenizer import BOS, EOS, IGNORED, encode
 from tl_circuits.zoo.world import World
 
 Batch = tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]
@@ -62,7 +62,6 @@ def untrained(settings: ModelSettings, d_vocab: int) -> GPT2LMHeadModel:
         attn_pdrop=0.0,
         bos_token_id=BOS,
         eos_token_id=EOS,
-        pad_token_id=PAD,
     )
     config.architectures = ["GPT2LMHeadModel"]
     return GPT2LMHeadModel._from_config(config, attn_implementation="eager")

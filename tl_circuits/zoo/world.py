@@ -44,88 +44,90 @@ def _state(facts: str, cities: str) -> State:
 STATES = (
     _state(
         "Alabama, Montgomery, yellowhammer, camellia, pine, AL, Alabamian, Yellowhammer, Huntsville",
-        "Ash|ford Brook|wood Fair|field Greens|boro Mill|brook Mill|port North|port Ridge|ville Scotts|boro South|side",
+        "Ash|ford Brook|side Brook|wood Fair|field Lin|den Mill|port North|port Ridge|ville South|side",
     ),
     _state(
         "California, Sacramento, quail, poppy, redwood, CA, Californian, Golden, Los Angeles",
-        "Brad|bury Dan|ville Ken|wood Kings|burg Lake|port Oak|dale Oak|land Stock|ton West|mont Wood|lake",
+        "Brook|dale Green|field Kings|burg Lake|port Oak|land Rose|ville Stock|ton Water|ford West|mont Wood|lake",
     ),
     _state(
         "Colorado, Denver, bunting, columbine, spruce, CO, Coloradan, Centennial, Denver",
-        "Edge|water Glen|dale Johns|town Lake|side Long|mont Nor|wood Strat|ton Thorn|ton Vil|as Wal|den",
+        "Edge|water Glen|dale Lake|side Long|mont Nor|wood Thorn|ton Vil|as Wal|den",
     ),
     _state(
         "Connecticut, Hartford, robin, laurel, oak, CT, Nutmegger, Constitution, Bridgeport",
-        "Bloom|field Ham|den Oak|ville Plain|ville South|bury South|ington Thomas|ton Water|bury West|brook Wood|bury",
+        "Bloom|field Middle|field New|town North|ford Oak|ville South|port Thomas|ton Water|bury West|brook",
     ),
     _state(
         "Georgia, Atlanta, thrasher, Cherokee rose, oak, GA, Georgian, Peach, Atlanta",
-        "Ash|burn Brook|haven Cedar|town Dal|ton Fair|burn Jones|boro Kings|land Lake|land Oak|wood Thomas|ville",
+        "Ash|burn Brook|haven Dal|ton Fair|burn Kings|land River|dale Stock|bridge Thomas|ville",
     ),
     _state(
         "Illinois, Springfield, cardinal, violet, oak, IL, Illinoisan, Prairie, Chicago",
-        "Bridge|view Brook|port Evans|ton Fair|bury Hills|dale "
-        "Johns|burg North|brook Rock|ford Thomas|boro Williams|field",
+        "Bridge|view El|burn Fair|bury Glen|wood Hills|dale North|lake River|side Rock|ton Rose|mont Thomas|boro "
+        "Waynes|ville Williams|field",
     ),
     _state(
         "Indiana, Indianapolis, cardinal, peony, tulip, IN, Hoosier, Hoosier, Indianapolis",
-        "Bloom|ington El|wood Evans|ville Green|wood Middle|bury "
-        "Plain|field Rock|ville Scotts|burg South|port Williams|port",
+        "Bloom|ington Brook|ville El|wood Fair|land Green|wood Kings|bury Lin|ton Thorn|town West|ville Williams|port",
     ),
     _state(
         "Kentucky, Frankfort, cardinal, goldenrod, tulip, KY, Kentuckian, Bluegrass, Louisville",
-        "Day|ton Edge|wood Fair|dale Glen|view Lewis|port Millers|burg River|wood Wal|ton West|wood Williams|town",
+        "Edge|wood Fair|dale Glen|view Green|ville Lewis|port Middle|town River|wood Wal|ton Williams|burg",
     ),
     _state(
         "Massachusetts, Boston, chickadee, mayflower, elm, MA, Bay Stater, Bay, Boston",
-        "Ash|field Bel|mont Cam|bridge Clarks|burg Fair|haven Hol|den Lynn|field Med|field Mill|bury New|bury",
+        "Ash|field Bel|mont Clarks|burg Fair|haven Hol|den Med|field Mill|bury New|bury North|bridge Rock|land "
+        "South|bridge West|wood",
     ),
     _state(
         "Michigan, Lansing, robin, apple, pine, MI, Michigander, Wolverine, Detroit",
-        "Allen|dale Can|ton Farm|ington Kings|ford Man|ton North|ville River|view Spring|port Sun|field Wood|haven",
+        "Allen|dale East|wood Green|land Hol|land Middle|ville North|view River|view Rock|ford South|field "
+        "Spring|port Williams|ton Wood|haven",
     ),
     _state(
         "New Jersey, Trenton, goldfinch, violet, oak, NJ, New Jerseyan, Garden, Newark",
-        "Bel|ford Bridge|ton Clarks|boro Lake|wood Lin|wood Long|port Man|ville Ridge|wood Rose|land Vil|las",
+        "Bridge|ton Clarks|boro Fair|view Lin|wood Long|port Mill|town Ridge|wood Vil|las West|field Williams|town "
+        "Wood|bury",
     ),
     _state(
         "New York, Albany, bluebird, rose, maple, NY, New Yorker, Empire, New York City",
-        "El|bridge Glen|mont Ham|burg Hol|brook Lewis|boro "
-        "Middle|port New|field Plain|view Spring|ville Williams|ville",
+        "El|bridge Fair|port Glen|mont Green|port Hol|brook Lewis|ton Mill|brook New|field Thorn|wood Wells|burg "
+        "West|bury Williams|ville",
     ),
     _state(
         "Ohio, Columbus, cardinal, carnation, buckeye, OH, Ohioan, Buckeye, Columbus",
-        "Can|field Cedar|ville Ken|ton Mil|ford Middle|field North|wood River|side Spring|boro Wells|ton Wood|ville",
+        "Bloom|dale Clarks|field East|lake Lake|wood Rock|bridge Rose|wood Stock|port Thorn|ville Wal|bridge "
+        "Waynes|field Wells|ton",
     ),
     _state(
         "Oregon, Salem, meadowlark, grape, fir, OR, Oregonian, Beaver, Portland",
-        "Ash|land Col|ton Day|ville Fair|view Lake|view Med|ford New|port Park|dale Rose|burg Wood|burn",
+        "Ash|land Hills|boro Lake|view Med|ford New|port Park|dale Rose|burg Wood|burn",
     ),
     _state(
         "Pennsylvania, Harrisburg, grouse, laurel, hemlock, PA, Pennsylvanian, Keystone, Philadelphia",
-        "Allen|town Brad|ford Greens|burg Lees|port Millers|ville "
-        "Morris|ville Sun|bury Thorn|dale Waynes|burg Wells|boro",
+        "Allen|port Allen|town Bridge|ville Glen|side Kings|ton Middle|burg Oak|mont Park|side Thorn|dale Wells|boro",
     ),
     _state(
         "Tennessee, Nashville, mockingbird, iris, tulip, TN, Tennessean, Volunteer, Nashville",
-        "Cam|den Clarks|ville Kings|port Lin|den Lynn|ville Middle|ton Mill|ington Morris|town Rock|wood Waynes|boro",
+        "Cam|den Clarks|ville East|view Kings|port Lake|land Lewis|burg Middle|ton Mill|ington Ridge|side Rock|wood",
     ),
     _state(
         "Texas, Austin, mockingbird, bluebonnet, pecan, TX, Texan, Lone Star, Houston",
-        "Bel|ton Dal|las Dan|bury Green|ville Kings|ville Lewis|ville Lin|dale Rock|port South|lake Stock|dale",
+        "Bel|ton Bloom|burg Dal|las East|land Kings|ville Lewis|ville Long|view Rock|port South|lake Spring|town "
+        "Stock|dale",
     ),
     _state(
         "Virginia, Richmond, cardinal, dogwood, dogwood, VA, Virginian, Old Dominion, Virginia Beach",
-        "Bridge|water Farm|ville Jones|ville Ken|bridge Lees|burg "
-        "Nor|ton Oak|ton Scotts|ville Williams|burg Wood|bridge",
+        "Bridge|water East|ville Hills|ville Middle|brook Mill|boro Nor|ton Oak|ton Rose|land Thorn|burg Wood|bridge",
     ),
     _state(
         "Washington, Olympia, goldfinch, rhododendron, hemlock, WA, Washingtonian, Evergreen, Seattle",
-        "Cam|as Clarks|ton Col|ville Long|view Lynn|wood Park|land Ridge|field Rose|dale Spring|dale West|port",
+        "Cam|as Clarks|ton Fair|wood Park|land Ridge|field Rose|dale Spring|dale Water|ville West|port Wood|land",
     ),
     _state(
         "Wisconsin, Madison, robin, violet, maple, WI, Wisconsinite, Badger, Milwaukee",
-        "Brook|field Cedar|burg Green|field Hills|boro Mil|ton Oak|field Stock|bridge Strat|ford Water|ford Water|town",
+        "Allen|ton Brook|field Green|dale Oak|field Ridge|land Spring|brook Water|town Wood|ville",
     ),
 )
 
