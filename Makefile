@@ -31,7 +31,7 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -q -m "not slow" --hypothesis-profile=ci
+	$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile=quick
 
 docs: .venv/.installed-dev
 	$(BIN)/zensical build --clean --strict

@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -15,7 +16,15 @@ from hypothesis import HealthCheck, settings
 torch.set_num_threads(1)
 
 # The first example of a property builds models that the rest reuse, so a deadline per example would only be noise.
-# Fixtures that Hypothesis would object to sharing between examples are caches of immutable values.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.register_profile("quick", parent=settings.get_profile("ci"), max_examples=5)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is repeated for every family of models is quick for one of them, and slow for the others."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and callspec.params.get("family", "gpt2") != "gpt2":
+            item.add_marker(pytest.mark.slow)
