@@ -429,6 +429,7 @@ def test_columns_of_unequal_length_are_refused_where_shapes_are_not_checked(monk
         (lambda _: changed(coverage=1.5), "coverage of 1.5 is no share"),
         (lambda _: changed(conservation_error=-1.0), "conservation -1.0"),
         (lambda g: changed(edges=reverse(g)), "reads at the same layer or lower"),
+        (lambda g: changed(edges=one_edge(g, *same_layer(g))), "reads at the same layer or lower"),
         (lambda g: changed(edges=one_edge(g, 0, len(g.nodes) - 1)), "starts at a target"),
         (lambda g: changed(edges=one_edge(g, 0, len(g.nodes))), "starts at node 35 of 35"),
     ],
@@ -441,6 +442,12 @@ def test_a_graph_that_breaks_a_law_is_refused(make_change, message: str) -> None
 
 def one_edge(graph: AttributionGraph, target: int, source: int) -> Edges:
     return Edges.from_pairs(len(graph.nodes), torch.tensor([target]), torch.tensor([source]), torch.ones(1))
+
+
+def same_layer(graph: AttributionGraph) -> tuple[int, int]:
+    layers = graph.nodes.layer[graph.nodes.span(Kind.FEATURE)].tolist()
+    source = next(row for row in range(len(layers) - 1) if layers[row] == layers[row + 1])
+    return source + 1, source
 
 
 def reverse(graph: AttributionGraph) -> Edges:
