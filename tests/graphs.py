@@ -1,5 +1,6 @@
 """Small layered graphs, random ones and circuit-tracer's, for the tests of everything that reads a graph."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,60 @@ def graph_of(nodes: Nodes, edges: Edges, expanded: Tensor, weights: Tensor, *, n
         provenance=Provenance(
             prompt=" Dallas is", model="toy", transcoder="toy-clt", n_layers=n_layers, settings={"coverage": 1.0}
         ),
+    )
+
+
+def names(graph: AttributionGraph) -> set[str]:
+    return set(names_in_order(graph))
+
+
+def names_in_order(graph: AttributionGraph) -> list[str]:
+    return [str(graph.nodes[row]) for row in range(len(graph.nodes))]
+
+
+def pairs(graph: AttributionGraph) -> set[tuple[str, str]]:
+    targets, sources = graph.edges.target.tolist(), graph.edges.source.tolist()
+    return {(str(graph.nodes[t]), str(graph.nodes[s])) for t, s in zip(targets, sources, strict=True)}
+
+
+def chain(*, error: float = 1.0) -> AttributionGraph:
+    """token → feature L0 → feature L1 → target, with one error into each feature, so that shares are easy to read."""
+    nodes = lay_out(
+        torch.tensor([[0, 0, 5], [1, 0, 6]]),
+        2,
+        torch.tensor([11]),
+        learned_positions=False,
+        masked_positions=(),
+        targets=torch.tensor([[2, 0, 42]]),
+    )
+    row = {str(nodes[number]): number for number in range(len(nodes))}
+    weights = {
+        ("L0/5@0", "token@0"): 3.0,
+        ("L1/6@0", "L0/5@0"): -3.0,
+        ("L1/6@0", "error L0@0"): error,
+        ("target 42@0", "L1/6@0"): 3.0,
+        ("target 42@0", "error L1@0"): error,
+        ("target 42@0", "bias L2"): 100.0,
+    }
+    ends = torch.tensor([[row[target], row[source]] for target, source in weights])
+    edges = Edges.from_pairs(
+        len(nodes), ends[:, 0], ends[:, 1], torch.tensor(list(weights.values()), dtype=torch.float64)
+    )
+    return graph_of(nodes, edges, nodes.rows(Kind.FEATURE, Kind.TARGET), torch.tensor([0.5]), n_layers=2)
+
+
+HOSTILE = ('<img src=x onerror="alert(1)">', "</script><script>", '" (p=', "\u2028\n\r\t", "\ud800", "'", "&amp;", "")
+
+
+def hostile_graph() -> AttributionGraph:
+    graph = random_graph(11, n_layers=3, n_pos=3, n_features=9, n_targets=2)
+    labels = {
+        (feature.layer, feature.index): HOSTILE[number % len(HOSTILE)]
+        for number, feature in enumerate(graph.nodes.features())
+    }
+    provenance = dataclasses.replace(graph.provenance, prompt="<b>" + HOSTILE[0], model="</table>" + HOSTILE[1])
+    return dataclasses.replace(
+        graph, tokens=HOSTILE[:3], target_labels=HOSTILE[2:4], labels=labels, provenance=provenance
     )
 
 
