@@ -42,6 +42,8 @@ PUBLIC = [
     "TopK",
     "TrainingSettings",
     "attribute",
+    "demo",
+    "load_graph",
     "load_transcoder",
     "localize",
     "replace_mlps",

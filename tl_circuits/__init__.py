@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tl_circuits.errors import TLCircuitsWarning as TLCircuitsWarning
     from tl_circuits.graph import AttributionGraph as AttributionGraph
     from tl_circuits.graph import GraphScores as GraphScores
+    from tl_circuits.graph import load_graph as load_graph
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
     from tl_circuits.replacement import localize as localize
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tl_circuits.transcoder import TopK as TopK
     from tl_circuits.transcoder.files import load_transcoder as load_transcoder
     from tl_circuits.transcoder.files import save_transcoder as save_transcoder
+    from tl_circuits.zoo.demo import demo as demo
 
 _ROOMS = {
     "attribution": ("Target", "Targets", "attribute", "trace"),
@@ -53,12 +55,13 @@ _ROOMS = {
         "TLCircuitsWarning",
         "TargetError",
     ),
-    "graph": ("AttributionGraph", "GraphScores"),
+    "graph": ("AttributionGraph", "GraphScores", "load_graph"),
     "nodes": ("Feature",),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
     "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),
     "transcoder.files": ("load_transcoder", "save_transcoder"),
+    "zoo.demo": ("demo",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -1,6 +1,8 @@
 """Trace a model of your own. This one is tiny and random, so nothing is downloaded and nothing means anything."""
 
 import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -37,13 +39,17 @@ print(f"{len(local.active())} active features, {len(graph.nodes)} nodes")
 # The inputs of every node sum to what it reads. The graph says how nearly, and so does a probe of real forward passes.
 print("conserved to 1e-5:", graph.conservation_error < 1e-5, "| probe agrees to 1e-3:", graph.probe_error < 1e-3)
 
-# A graph is a value: cut it down, or score it. (A random transcoder explains little, so these scores are low.)
+# Look around: the strongest inputs of the target, and the path that carries the most influence to it.
+target = graph.node("target 5@5")
+for source, weight in target.inputs(3):
+    print(f"{weight:+.2f} from {source.id}")
+(path,) = graph.paths(1)
+print(" -> ".join(str(view.id) for view in path.nodes))
+
+# A graph is a value: cut it down, score it, keep it. (A random transcoder explains little, so these scores are low.)
 small = graph.prune(nodes=0.8, edges=0.98)
 print(f"pruned to {len(small.nodes)} nodes")
 print(f"replacement score {graph.scores().replacement:.2f}, completeness {graph.scores().completeness:.2f}")
-
-# Look along an edge: the strongest input of the target is a row's largest entry.
-matrix = graph.adjacency()
-row = matrix[-1]
-strongest = int(row.abs().argmax())
-print(f"strongest input of the target: {graph.nodes[strongest]}, {float(row[strongest]):+.2f}")
+with TemporaryDirectory() as folder:
+    file = small.save(Path(folder) / "small.graph")
+    print("kept:", len(tlc.load_graph(file).nodes), "nodes")
