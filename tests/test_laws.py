@@ -2,17 +2,18 @@
 
 from typing import Any
 
-import models
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from tests import models
 from tl_circuits.attribution import Targets, attribute
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.nodes import Kind
 from tl_circuits.replacement import LocalReplacementModel, localize
 from tl_circuits.replacement.localize import decoded, replay
-from torch import Tensor
 
 EXAMPLES = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
 

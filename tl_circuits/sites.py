@@ -246,7 +246,9 @@ def _refuse_untraceable(model: Model) -> None:
 
 
 def _refuse_dropout(model: Model) -> None:
-    for module in model.modules():
+    # A bridge runs the module it wraps, some of whose parts (embedding dropout) are not among its own.
+    wrapped = getattr(model, "original_model", None)
+    for module in itertools.chain(model.modules(), wrapped.modules() if isinstance(wrapped, nn.Module) else ()):
         rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
         if module.training and isinstance(rate, int | float) and rate > 0:
             raise FitError(

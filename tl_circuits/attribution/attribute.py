@@ -198,7 +198,7 @@ def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | 
         n_layers=local.n_layers,
         read=transcoder.read,
         write=transcoder.write,
-        dtype=str(local.activations.dtype).removeprefix("torch."),
+        dtype=str(local.pieces.block_in[0].dtype).removeprefix("torch."),
         versions={name: version(name) for name in ("tl-circuits", "transformer-lens", "torch")},
         settings=settings,
         masked_positions=local.prompt.masked,

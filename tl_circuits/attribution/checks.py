@@ -18,6 +18,7 @@ from tl_circuits.graph.edges import conservation_error
 from tl_circuits.nodes import Kind
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import decoded, replay
+from tl_circuits.replacement.pieces import working
 
 ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 1e-1}
 """How large the errors, relative to Σ|edges| of a row, may be before a graph says so.
@@ -34,7 +35,7 @@ what it looks for, a norm or pattern that is not frozen, is off by percents."""
 def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> AttributionGraph:
     """The graph with its conservation error filled in. Warns where an error exceeds what rounding explains."""
     error = conservation_error(graph.edges, graph.totals, graph.expanded)
-    dtype = local.activations.dtype
+    dtype = local.pieces.block_in[0].dtype
     allowed = ROUNDING.get(dtype, 1e-5)
     if hasattr(local.model, "original_model"):
         allowed = max(allowed, SINGLE_PRECISION_NORMS)
@@ -69,7 +70,7 @@ def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: Attrib
     extra_writes = decoded(local.transcoder, local.features, local.activations * feature_signs, local.n_pos)
     extra_writes += local.errors * error_signs.view(local.n_layers, local.n_pos, 1)
     moved = replay(local, extra_writes, local.token_vectors * token_signs[:, None])
-    change = [after - before.detach()[0] for after, before in zip(moved, local.pieces.reads, strict=True)]
+    change = [after - working(before)[0] for after, before in zip(moved, local.pieces.reads, strict=True)]
     measured = torch.cat([_feature_changes(local, change), _target_changes(targets, change)]).cpu().to(torch.float64)
 
     rows = torch.cat([nodes.rows(Kind.FEATURE).nonzero()[:, 0], nodes.rows(Kind.TARGET).nonzero()[:, 0]])

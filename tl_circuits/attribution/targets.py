@@ -16,6 +16,7 @@ from torch import Tensor
 from tl_circuits.errors import SettingError, TargetError
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement import LocalReplacementModel
+from tl_circuits.replacement.pieces import working
 from tl_circuits.replacement.sweep import Readouts
 
 Token: TypeAlias = str | int
@@ -163,23 +164,23 @@ def readouts(found: Sequence[Target]) -> Readouts:
 
 def values(local: LocalReplacementModel, found: Sequence[Target]) -> Float[Tensor, " target"]:
     """What each target reads on the prompt, its constant included: a centred logit, a projection, h − b_enc of a feature."""
-    read = [(local.pieces.reads[t.layer].detach()[0, t.pos] * t.vector).sum() + t.constant for t in found]
+    read = [(working(local.pieces.reads[t.layer])[0, t.pos] * t.vector).sum() + t.constant for t in found]
     return torch.stack(read).to(local.activations)
 
 
 def _most_likely(local: LocalReplacementModel, pos: int, at_most: int, enough: float) -> tuple[Target, ...]:
-    top = local.logits[pos].softmax(-1).topk(min(at_most, local.logits.shape[-1]))
+    top = local.logits[pos].to(local.activations).softmax(-1).topk(min(at_most, local.logits.shape[-1]))
     needed = int((top.values.cumsum(0) < enough).sum()) + 1
     return _logits(local, pos, top.indices[:needed])
 
 
 def _logits(local: LocalReplacementModel, pos: int, ids: Int64[Tensor, " target"]) -> tuple[Target, ...]:
-    W_U = local.model.W_U.detach()
+    W_U = working(local.model.W_U)
     ids = ids.to(W_U.device)
     vectors = (W_U[:, ids] - W_U.mean(-1, keepdim=True)).T.contiguous()
     b_U = getattr(local.model, "b_U", None)
     constants = [0.0] * len(ids) if b_U is None else (b_U[ids] - b_U.mean()).tolist()
-    probabilities = local.logits[pos].softmax(-1)[ids].tolist()
+    probabilities = local.logits[pos].to(local.activations).softmax(-1)[ids].tolist()
     return tuple(
         Target(local.n_layers, pos, token, vector, _token_string(local, token), probability, probability, constant)
         for token, vector, probability, constant in zip(ids.tolist(), vectors, probabilities, constants, strict=True)

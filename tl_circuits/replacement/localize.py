@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_circuits.errors import FitError, TLCircuitsWarning
 from tl_circuits.nodes import Feature
-from tl_circuits.replacement.pieces import Pieces, cut
+from tl_circuits.replacement.pieces import Pieces, cut, working
 from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
 from tl_circuits.sites import Model, Sites, Tap, check_read_point, installed, warn_of_low_precision
 from tl_circuits.transcoder import CrossLayerTranscoder
@@ -145,20 +145,20 @@ def replay(
         return lambda value: reads.__setitem__(layer, value)
 
     def write(layer: int) -> Callable[[Tensor], Tensor]:
-        def put(_value: Tensor) -> Tensor:
-            constant = pieces.writes[layer].detach() + extra_writes[layer]
+        def put(value: Tensor) -> Tensor:
+            constant = pieces.writes[layer].detach() + extra_writes[layer].to(value)
             skip = local.transcoder.skip(reads[layer], layer)
-            return constant if skip is None else constant + skip
+            return constant if skip is None else constant + skip.to(value)
 
         return put
 
     for site in local.sites.sites:
         functions |= {site.read: read(site.layer), site.write: write(site.layer)}
     functions[local.sites.unembed_in] = read(local.n_layers)
-    functions[local.sites.embed] = lambda value: value + extra_tokens
+    functions[local.sites.embed] = lambda value: value + extra_tokens.to(value)
     with torch.inference_mode(False), torch.no_grad(), installed(local.model, functions):
         local.model(local.prompt.tokens[None])
-    return tuple(reads[layer][0] for layer in range(local.n_layers + 1))
+    return tuple(working(reads[layer])[0] for layer in range(local.n_layers + 1))
 
 
 def decoded(
@@ -184,7 +184,7 @@ def _active_features(
 ) -> tuple[Int64[Tensor, "feature 3"], Float[Tensor, " feature"], Float[Tensor, " feature"]]:
     features, activations, preactivations = [], [], []
     for layer in range(transcoder.n_layers):
-        before = transcoder.preactivations(pieces.reads[layer].detach()[0], layer)
+        before = transcoder.preactivations(working(pieces.reads[layer])[0], layer)
         after = transcoder.activation(before, layer)
         after[list(masked)] = 0
         pos, index = after.nonzero(as_tuple=True)
@@ -201,7 +201,7 @@ def _unexplained(
     features: Int64[Tensor, "feature 3"],
     activations: Float[Tensor, " feature"],
 ) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
-    wrote = torch.stack([write.detach()[0] for write in pieces.writes])
+    wrote = torch.stack([working(write)[0] for write in pieces.writes])
     unexplained = (
         wrote - decoded(transcoder, features, activations, wrote.shape[1]) - transcoder.b_dec.to(wrote)[:, None]
     )

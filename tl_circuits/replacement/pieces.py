@@ -56,7 +56,7 @@ class Pieces:
         """What each block adds that depends neither on its input nor on its MLP: attention and norm biases, edits by hooks."""
         leaves = zip(self.block_in, self.writes, strict=False)
         inside = [_constant(out, pair) for out, pair in zip(self.block_out, leaves, strict=True)]
-        joints = [(after - before).detach()[0] for before, after in zip(self.block_out, self.block_in[1:], strict=True)]
+        joints = [(working(after) - working(before))[0] for before, after in zip(self.block_out, self.block_in[1:], strict=True)]
         return tuple(constant + joint for constant, joint in zip(inside, joints, strict=True))
 
     @cached_property
@@ -68,7 +68,12 @@ class Pieces:
     def embedding_constant(self) -> Float[Tensor, "pos d_model"]:
         """What enters the first block beside token and position embeddings: nothing, unless a hook or a model adds it."""
         embeddings = self.embed if self.pos_embed is None else self.embed + self.pos_embed
-        return (self.block_in[0] - embeddings).detach()[0]
+        return (working(self.block_in[0]) - embeddings)[0]
+
+
+def working(value: Tensor) -> Tensor:
+    """A value as sources are added up: detached, and in float32 at least, since a model may run in 16 bits."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def cut(
@@ -139,8 +144,8 @@ class _Recorder:
             writes=tuple(self._leaves["write", layer] for layer in range(n_layers)),
             reads=tuple(self._seen["read", layer] for layer in range(n_layers + whole)),
             block_out=tuple(self._seen["block_out", layer] for layer in range(n_layers)),
-            embed=self._seen["embed", 0].detach(),
-            pos_embed=None if pos_embed is None else pos_embed.detach().expand_as(self._seen["embed", 0]),
+            embed=working(self._seen["embed", 0]),
+            pos_embed=None if pos_embed is None else working(pos_embed).expand_as(self._seen["embed", 0]),
             frozen=self._frozen,
             logits=logits,
         )
@@ -186,7 +191,8 @@ def _pull_back(
     out: Tensor, leaves: tuple[Tensor, ...], cotangent: Float[Tensor, "batch 1 pos d_model"]
 ) -> tuple[Tensor, ...]:
     with torch.inference_mode(False), torch.enable_grad():
-        return torch.autograd.grad(out, leaves, cotangent, retain_graph=True, is_grads_batched=True)
+        pulled = torch.autograd.grad(out, leaves, cotangent.to(out.dtype), retain_graph=True, is_grads_batched=True)
+    return tuple(at_leaf.to(cotangent.dtype) for at_leaf in pulled)
 
 
 def _constant(out: Tensor, leaves: tuple[Tensor, ...]) -> Float[Tensor, "pos d_model"]:
@@ -195,4 +201,4 @@ def _constant(out: Tensor, leaves: tuple[Tensor, ...]) -> Float[Tensor, "pos d_m
         cotangent = torch.zeros_like(out, requires_grad=True)
         pulled = torch.autograd.grad(out, leaves, cotangent, create_graph=True, retain_graph=True)
         (linear,) = torch.autograd.grad(pulled, cotangent, [leaf.detach() for leaf in leaves], retain_graph=True)
-    return (out.detach() - linear)[0]
+    return (working(out) - working(linear))[0]

@@ -11,8 +11,8 @@ from torch import Tensor
 from tl_circuits.errors import PromptError
 from tl_circuits.sites import Model
 
-Prompt: TypeAlias = str | Tensor | Sequence[int] | Sequence[dict[str, str]]
-"""Text, token ids (one prompt), or chat messages."""
+Prompt: TypeAlias = str | Tensor | Sequence[Any]
+"""Text, token ids (one prompt, in a tensor or a list), or chat messages (dictionaries of role and content)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,13 +39,13 @@ class CrossLayerTranscoder(nn.Module):
 
     def __init__(
         self,
-        W_enc: Float[Tensor, "layer feature d_model"] | Sequence[Float[Tensor, "_ d_model"]],
-        b_enc: Float[Tensor, "layer feature"] | Sequence[Float[Tensor, " _"]],
-        W_dec: Sequence[Float[Tensor, "..."]] | Float[Tensor, "layer feature d_model"],
-        b_dec: Float[Tensor, "layer d_model"],
+        W_enc: Tensor | Sequence[Tensor],
+        b_enc: Tensor | Sequence[Tensor],
+        W_dec: Tensor | Sequence[Tensor],
+        b_dec: Tensor,
         *,
         activation: Activation | None = None,
-        W_skip: Float[Tensor, "layer d_model d_model"] | Sequence[Float[Tensor, "d_model d_model"]] | None = None,
+        W_skip: Tensor | Sequence[Tensor] | None = None,
         read: str = "hook_resid_mid",
         write: str = "hook_mlp_out",
         model_name: str | None = None,
