@@ -34,7 +34,7 @@ class ModelSettings:
     addition: float = 0.4
     lr: float = 2e-3
     warmup: int = 100
-    weight_decay: float = 0.6
+    weight_decay: float = 0.4
     seed: int = 0
 
     def lr_at(self, step: int) -> float:

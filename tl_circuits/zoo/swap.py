@@ -16,7 +16,7 @@ from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.zoo.world import STATES, Prompt, World, fact
 
 # The F1 from which a feature, active or not, counts as telling a state from the others.
-STANDS_FOR = 0.5
+STANDS_FOR = 0.4
 NAMES = [state.name for state in STATES]
 
 
@@ -41,18 +41,20 @@ def state_swap(
 ) -> Swap:
     """Swaps the state at the last token of held-out questions and reads the answer in the original model.
 
-    At `scale` times their activation (the other state's: their mean), decoder deltas are computed once from the clean
-    pass and added to the MLP outputs. Features are chosen on trained prompts. The control takes out as many active
-    features, and puts in as many others, drawn at random from the same layers. The two states' answers always differ.
+    Constrained patching: every MLP but the last is held at its clean output plus decoder deltas, which take out `scale`
+    times what the features of the question's state write and put in `scale` times what those of the other state write
+    at their mean activation; the last MLP, which has to make an answer of state and relation, runs on. Features are
+    chosen on trained prompts. The control takes out as many active features, and puts in as many others, drawn at
+    random from the same layers. The two states' answers always differ.
     """
-    known = last_token(model, transcoder, world.of("two-hop"))
+    known = last_token(model, transcoder, world.of("two-hop"))[:-1]
     state_of = torch.tensor([NAMES.index(prompt.state) for prompt in world.of("two-hop")])
     stand_for = [state_features(acts, state_of) for acts in known]
     draw = torch.Generator().manual_seed(seed)
     prompts, others = _trials(world.of("two-hop", held_out=True), trials, draw)
     clean = last_token(model, transcoder, prompts)
     swaps, controls = [], []
-    for acts, features, now in zip(known, stand_for, clean, strict=True):
+    for acts, features, now in zip(known, stand_for, clean[:-1], strict=True):
         swap = torch.zeros_like(now)
         control = torch.zeros_like(now)
         for row, (prompt, other) in enumerate(zip(prompts, others, strict=True)):
@@ -130,13 +132,20 @@ def _answers_become(
     wanted: Sequence[str],
     changes: Sequence[Tensor],
 ) -> float:
+    questions = _questions(model, prompts)
     answers = torch.tensor([model.tokenizer.convert_tokens_to_ids(f" {answer}") for answer in wanted])
+    patched = Sites.of(model, transcoder.read, transcoder.write).sites[: len(changes)]
+    clean: dict[int, Tensor] = {}
 
-    def add(layer: int) -> Callable[[Tensor], Tensor]:
+    def keep(layer: int) -> Callable[[Tensor], None]:
+        return lambda wrote: clean.update({layer: wrote.clone()})
+
+    def patch(layer: int) -> Callable[[Tensor], Tensor]:
         delta = transcoder.decode(changes, layer) - transcoder.b_dec[layer]
-        return lambda wrote: torch.cat([wrote[:, :-1], wrote[:, -1:] + delta[:, None]], dim=1)
+        return lambda _: torch.cat([clean[layer][:, :-1], clean[layer][:, -1:] + delta[:, None]], dim=1)
 
-    sites = Sites.of(model, transcoder.read, transcoder.write).sites
-    with installed(model, {site.write: add(site.layer) for site in sites}):
-        logits = model(_questions(model, prompts))
+    with installed(model, {site.write: keep(site.layer) for site in patched}):
+        model(questions)
+    with installed(model, {site.write: patch(site.layer) for site in patched}):
+        logits = model(questions)
     return (logits[:, -1].argmax(-1) == answers).float().mean().item()
