@@ -98,7 +98,7 @@ class Normalisation:
         With x' = (x − m)/s the encoder is W/s and b − (W/s)·m, a decoder into layer t is multiplied by that layer's
         write scale, and thresholds stay. Differentiable: training in the model's units can move parameters in these.
         """
-        parameters = dict(transcoder.named_parameters())
+        parameters: dict[str, Tensor] = {**dict(transcoder.named_parameters())}
         for layer in range(transcoder.n_layers):
             W_enc = transcoder.W_enc[layer] / self.read_scale[layer]
             written = self.write_scale[layer : layer + transcoder.W_dec[layer].shape[1]]

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+import tl_circuits.training.losses as losses
 from tl_circuits.errors import SettingError
 from tl_circuits.progress import stage
 from tl_circuits.replacement import replace_mlps
 from tl_circuits.sites import Model
-from tl_circuits.training import losses
 from tl_circuits.training.pairs import Normalisation, Pairs, collect, kept_tokens
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.transcoder import CrossLayerTranscoder, JumpReLU

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from tl_circuits.errors import SettingError

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tl_circuits.progress import stage
 from tl_circuits.zoo.tokenizer import BOS, EOS, IGNORED, encode
-from tl_circuits.zoo.world import World
+from tl_circuits.zoo.world import Kind, World
 
 Batch = tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]
 
@@ -43,7 +43,7 @@ class ModelSettings:
         return self.lr * min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * cosine)
 
 
-SHARES = {"city": 0.25, "fact": 0.25, "two-hop": 0.5}
+SHARES: dict[Kind, float] = {"city": 0.25, "fact": 0.25, "two-hop": 0.5}
 
 
 def untrained(settings: ModelSettings, d_vocab: int) -> GPT2LMHeadModel:

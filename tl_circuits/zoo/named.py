@@ -1,0 +1,56 @@
+"""What a name stands for: the demo that ships, or a model that TransformerLens finds; with the transcoder to trace it."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+
+from tl_circuits.errors import FileError, SettingError
+from tl_circuits.sites import Model
+from tl_circuits.transcoder import CrossLayerTranscoder
+from tl_circuits.transcoder.files import load_transcoder
+from tl_circuits.zoo.demo import demo
+
+DEMO = "demo"
+LONGEST_REASON = 200
+
+
+def load(
+    name: str,
+    folder: str | Path | None,
+    *,
+    shipped: Literal["clt", "plt"] = "clt",
+    kind: Literal["bridge", "hooked"] = "bridge",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Model, CrossLayerTranscoder]:
+    """The model of that name, and the transcoder in a folder; the demo (`DEMO`) brings its own where none is given.
+
+    A folder with a model that transformers saved is a name too. Raises `FileError` where model or transcoder cannot be
+    loaded, and `SettingError` where a model other than the demo is to be had without a transcoder.
+    """
+    # The transcoder goes first: what is wrong with it is known at once, before a model is fetched.
+    transcoder = None if folder is None else load_transcoder(folder)
+    if name == DEMO:
+        model, own = demo(kind, shipped)
+        return model if dtype == torch.float32 else model.to(dtype), transcoder or own
+    if transcoder is None:
+        raise SettingError(f"The model {name!r} brings no transcoder: give the folder of one.")
+    return _from_library(name, kind, dtype), transcoder
+
+
+def _from_library(name: str, kind: Literal["bridge", "hooked"], dtype: torch.dtype) -> Model:
+    bridged = kind == "bridge"
+    boot = TransformerBridge.boot_transformers if bridged else HookedTransformer.from_pretrained_no_processing
+    try:
+        return boot(name, dtype=dtype).eval()
+    # The hub, transformers and TransformerLens raise errors of a dozen kinds; each means that the name is no model here.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        cut = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + " ..."
+        raise FileError(
+            f"The model {name!r} could not be loaded as a {'TransformerBridge' if bridged else 'HookedTransformer'} "
+            f"({type(error).__name__}: {cut}). Check its name and your connection; a bridge also takes the path of a "
+            "folder, and for a model behind a licence log in first with `hf auth login`."
+        ) from error
