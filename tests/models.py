@@ -1,4 +1,4 @@
-"""Tiny random models of six families in both model classes, and transcoders that fit them. Built once, never changed."""
+"""Tiny random models of six families in both model classes, and transcoders that fit. Built once, never changed."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,16 +18,19 @@ CLASSES = ("hooked", "bridge")
 N_LAYERS, D_MODEL, N_FEATURES, D_VOCAB, N_CTX = 3, 16, 24, 37, 16
 
 _COMMON: dict[str, Any] = {
-    "n_layers": N_LAYERS, "d_model": D_MODEL, "n_heads": 2, "d_head": 8, "d_mlp": 32, "d_vocab": D_VOCAB, "n_ctx": N_CTX,
-    "device": "cpu", "seed": 0,
+    "n_layers": N_LAYERS, "d_model": D_MODEL, "n_heads": 2, "d_head": 8, "d_mlp": 32, "d_vocab": D_VOCAB,
+    "n_ctx": N_CTX, "device": "cpu", "seed": 0,
 }  # fmt: skip
 _RMS: dict[str, Any] = {
-    "normalization_type": "RMS", "positional_embedding_type": "rotary", "rotary_dim": 8, "gated_mlp": True, "final_rms": True,
-    "n_key_value_heads": 1,
+    "normalization_type": "RMS", "positional_embedding_type": "rotary", "rotary_dim": 8, "gated_mlp": True,
+    "final_rms": True, "n_key_value_heads": 1,
 }  # fmt: skip
 _HOOKED: dict[str, dict[str, Any]] = {
     "gpt2": {"act_fn": "gelu_new", "normalization_type": "LN"},
-    "pythia": {"act_fn": "gelu", "normalization_type": "LN", "positional_embedding_type": "rotary", "rotary_dim": 4, "parallel_attn_mlp": True},
+    "pythia": {
+        "act_fn": "gelu", "normalization_type": "LN", "positional_embedding_type": "rotary", "rotary_dim": 4,
+        "parallel_attn_mlp": True,
+    },
     "llama": {"act_fn": "silu", **_RMS},
     "gemma-2": {
         "act_fn": "gelu_pytorch_tanh", "use_normalization_before_and_after": True, "attn_scores_soft_cap": 50.0,
@@ -67,7 +70,7 @@ def hooked(family: str, dtype: torch.dtype = torch.float64, **overrides: Any) ->
 
 
 def _hf_config(family: str) -> Any:
-    shared = {
+    shared: dict[str, Any] = {
         "vocab_size": D_VOCAB, "hidden_size": D_MODEL, "intermediate_size": 32, "num_hidden_layers": N_LAYERS,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": N_CTX,
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
@@ -84,9 +87,8 @@ def _hf_config(family: str) -> Any:
                 eos_token_id=2,
             )
         case "pythia":
-            return transformers.GPTNeoXConfig(
-                **{k: v for k, v in shared.items() if k not in ("num_key_value_heads", "head_dim")}, rotary_pct=0.5
-            )
+            plain = {key: value for key, value in shared.items() if key not in ("num_key_value_heads", "head_dim")}
+            return transformers.GPTNeoXConfig(**plain | {"rotary_pct": 0.5})
         case "llama":
             return transformers.LlamaConfig(**shared)
         case "gemma-2":

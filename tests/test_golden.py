@@ -29,7 +29,9 @@ every_file = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 )
 def test_the_graph_is_circuit_tracers(path: Path, dtype: torch.dtype, same_rotary: bool, tolerance: float) -> None:
     tensors, about = read(path)
-    local = tlc.localize(model_of(tensors, about, dtype, same_rotary), transcoder_of(tensors, about), tensors["tokens"], (0,))
+    local = tlc.localize(
+        model_of(tensors, about, dtype, same_rotary), transcoder_of(tensors, about), tensors["tokens"], (0,)
+    )
     graph = tlc.attribute(local)
     paper = graph.nodes.rows(Kind.FEATURE, Kind.ERROR, Kind.TOKEN, Kind.TARGET)
     adjacency = graph.adjacency()[paper][:, paper].to(torch.float64)
@@ -37,13 +39,17 @@ def test_the_graph_is_circuit_tracers(path: Path, dtype: torch.dtype, same_rotar
     assert torch.equal(local.features, tensors["expected.active_features"])
     assert torch.equal(graph.nodes.index[graph.nodes.span(Kind.TARGET)], tensors["expected.logit_target_ids"])
     torch.testing.assert_close(graph.target_weights, tensors["expected.logit_probabilities"], atol=tolerance, rtol=0)
-    torch.testing.assert_close(local.errors.double(), tensors["expected.error_vectors"] * keep_first(local, 0), atol=30 * tolerance, rtol=0)
+    torch.testing.assert_close(
+        local.errors.double(), tensors["expected.error_vectors"] * keep_first(local, 0), atol=30 * tolerance, rtol=0
+    )
 
 
 @every_file
 def test_pruned_in_circuit_tracers_way_it_keeps_the_same_nodes_and_edges(path: Path) -> None:
     tensors, about = read(path)
-    local = tlc.localize(model_of(tensors, about, torch.float64, True), transcoder_of(tensors, about), tensors["tokens"], (0,))
+    local = tlc.localize(
+        model_of(tensors, about, torch.float64, True), transcoder_of(tensors, about), tensors["tokens"], (0,)
+    )
     graph = tlc.attribute(local)
     pruned = graph.prune(nodes=0.8, edges=0.98, errors=True)
     kept = {str(node) for node in (pruned.nodes[row] for row in range(len(pruned.nodes))) if node.kind in PAPER}
@@ -58,7 +64,9 @@ def test_pruned_in_circuit_tracers_way_it_keeps_the_same_nodes_and_edges(path: P
 @every_file
 def test_its_scores_are_circuit_tracers(path: Path) -> None:
     tensors, about = read(path)
-    local = tlc.localize(model_of(tensors, about, torch.float64, True), transcoder_of(tensors, about), tensors["tokens"], (0,))
+    local = tlc.localize(
+        model_of(tensors, about, torch.float64, True), transcoder_of(tensors, about), tensors["tokens"], (0,)
+    )
     scores = tlc.attribute(local).scores()
     replacement, completeness = about["graph_scores"]
     assert scores.replacement == pytest.approx(replacement, abs=1e-6)
@@ -77,14 +85,18 @@ def keep_first(local: Any, position: int) -> Tensor:
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with safe_open(path, "pt") as file:
         about = {key: json.loads(value) for key, value in file.metadata().items()}
-        return {key: file.get_tensor(key) for key in file.keys()}, about  # noqa: SIM118
+        return {key: file.get_tensor(key) for key in file.keys()}, about
 
 
-def model_of(tensors: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype, same_rotary: bool) -> HookedTransformer:
+def model_of(
+    tensors: dict[str, Tensor], about: dict[str, Any], dtype: torch.dtype, same_rotary: bool
+) -> HookedTransformer:
     with models.quiet():
         model = HookedTransformer(HookedTransformerConfig(**about["model_cfg_kwargs"], dtype=dtype))
         single = HookedTransformer(HookedTransformerConfig(**about["model_cfg_kwargs"], dtype=torch.float32))
-    weights = {key.removeprefix("model."): value.to(dtype) for key, value in tensors.items() if key.startswith("model.")}
+    weights = {
+        key.removeprefix("model."): value.to(dtype) for key, value in tensors.items() if key.startswith("model.")
+    }
     model.load_state_dict(weights, strict=False)
     if same_rotary:
         tables = dict(single.named_buffers())

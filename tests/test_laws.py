@@ -1,4 +1,4 @@
-"""The laws that every graph obeys, on random tiny models of six families, in both classes, with each kind of transcoder."""
+"""The laws of every graph, on random tiny models of six families, in both classes, with each kind of transcoder."""
 
 from typing import Any
 
@@ -142,7 +142,7 @@ def test_the_engine_changes_nothing_batches_prefixes_and_order(
     monkeypatch.setattr("tl_circuits.replacement.sweep.COTANGENTS", 1)
     monkeypatch.setattr("tl_circuits.replacement.sweep.PREBUILT_BYTES", 0)
     other = attribute(local).adjacency()
-    # Bridges compute RMS norms in float32, so patterns of a prefix differ from those of the whole prompt by its rounding.
+    # Bridges compute RMS norms in float32, so patterns of a prefix differ from the whole prompt's by its rounding.
     torch.testing.assert_close(other, whole, atol=2e-5 if model_class == "bridge" and family in RMS else 1e-12, rtol=0)
 
 

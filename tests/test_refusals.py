@@ -31,17 +31,23 @@ def refusal(error: type[Exception], *says: str) -> Any:
 def fresh(family: str = "gpt2", **overrides: Any) -> HookedTransformer:
     """A model that a test may change."""
     with models.quiet():
-        return HookedTransformer(HookedTransformerConfig(**{**models._COMMON, **models._HOOKED[family], **overrides})).eval()
+        return HookedTransformer(
+            HookedTransformerConfig(**{**models._COMMON, **models._HOOKED[family], **overrides})
+        ).eval()
 
 
 def changed(**parts: Any) -> CrossLayerTranscoder:
     """A transcoder with some of its arguments replaced by a function of what they were."""
     plain = models.transcoder()
     arguments: dict[str, Any] = {
-        "W_enc": [p.data for p in plain.W_enc], "b_enc": [p.data for p in plain.b_enc], "W_dec": [p.data for p in plain.W_dec],
-        "b_dec": plain.b_dec.data, "activation": plain.activation, "read": plain.read, "write": plain.write,
+        "W_enc": [p.data for p in plain.W_enc], "b_enc": [p.data for p in plain.b_enc],
+        "W_dec": [p.data for p in plain.W_dec], "b_dec": plain.b_dec.data,
+        "activation": plain.activation, "read": plain.read, "write": plain.write,
     }  # fmt: skip
-    arguments |= {name: change(arguments.get(name)) if isinstance(change, FunctionType) else change for name, change in parts.items()}
+    arguments |= {
+        name: change(arguments.get(name)) if isinstance(change, FunctionType) else change
+        for name, change in parts.items()
+    }
     return CrossLayerTranscoder(**arguments)
 
 
@@ -102,7 +108,9 @@ def test_a_transcoder_of_the_wrong_width(model_class: str) -> None:
 @both
 @pytest.mark.parametrize("n_layers", [2, 4])
 def test_a_transcoder_of_the_wrong_number_of_layers(model_class: str, n_layers: int) -> None:
-    other = CrossLayerTranscoder(torch.zeros(n_layers, 8, 16), torch.zeros(n_layers, 8), torch.zeros(n_layers, 8, 16), torch.zeros(n_layers, 16))
+    other = CrossLayerTranscoder(
+        torch.zeros(n_layers, 8, 16), torch.zeros(n_layers, 8), torch.zeros(n_layers, 8, 16), torch.zeros(n_layers, 16)
+    )
     with refusal(tlc.FitError, f"{n_layers} layers", "has 3", "missing"):
         tlc.localize(models.model_of("gpt2", model_class), other, TOKENS)
 
@@ -159,7 +167,10 @@ def test_activations_that_make_no_sense(make: Callable[[], Any], says: str) -> N
 
 
 @both
-@pytest.mark.parametrize(("point", "says"), [("read", "hook_resid_mid, ln2.hook_normalized, mlp.hook_in"), ("write", "hook_mlp_out, mlp.hook_out")])
+@pytest.mark.parametrize(
+    ("point", "says"),
+    [("read", "hook_resid_mid, ln2.hook_normalized, mlp.hook_in"), ("write", "hook_mlp_out, mlp.hook_out")],
+)
 def test_an_unknown_read_or_write_point(model_class: str, point: str, says: str) -> None:
     with refusal(tlc.FitError, "hook_nowhere", says):
         tlc.localize(models.model_of("gpt2", model_class), changed(**{point: "hook_nowhere"}), TOKENS)
@@ -231,10 +242,11 @@ def test_a_config_dtype_that_is_not_the_parameters() -> None:
 
 def test_a_bridge_without_attention_patterns() -> None:
     model = models.bridge("gpt2")
+    shown = {name: point for name, point in model.hook_dict.items() if not name.endswith("hook_pattern")}
 
     class Hidden:
         cfg, tokenizer, W_U, original_model = model.cfg, None, model.W_U, None
-        hook_dict = {name: point for name, point in model.hook_dict.items() if not name.endswith("hook_pattern")}  # noqa: RUF012
+        hook_dict = shown
         parameters, modules, __call__ = model.parameters, model.modules, model.__call__
 
     with refusal(tlc.FitError, "3 of 3", "eager"):

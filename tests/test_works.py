@@ -126,7 +126,7 @@ def test_hooks_are_taken_off_when_a_pass_fails(model_class: str) -> None:
     model(TOKENS[None])
     before = state(model)
 
-    def fail(value: Tensor, hook: Any) -> None:
+    def fail(_value: Tensor, **_: Any) -> None:
         raise RuntimeError("user's own")
 
     with pytest.raises(RuntimeError, match="user's own"), model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", fail)]):
@@ -140,7 +140,7 @@ def test_the_users_hooks_fire_survive_and_count(family: str, model_class: str) -
     model, fired = models.model_of(family, model_class), []
     steer = torch.linspace(-1, 1, models.D_MODEL, dtype=torch.float64)
 
-    def hook(value: Tensor, hook: Any) -> Tensor:
+    def hook(value: Tensor, **_: Any) -> Tensor:
         fired.append(value.shape)
         value = value.clone()
         value[:, -1] += steer
@@ -168,7 +168,7 @@ def test_the_users_hooks_fire_survive_and_count(family: str, model_class: str) -
 def test_permanent_hooks_of_the_user_stay(model_class: str) -> None:
     model, fired = models.model_of("gpt2", model_class), []
     point = model.hook_dict["blocks.0.hook_mlp_out"]
-    point.add_perma_hook(lambda value, hook: fired.append(1))
+    point.add_perma_hook(lambda _value, **_: fired.append(1))
     try:
         tlc.trace(model, models.transcoder(), TOKENS)
         assert fired
@@ -180,7 +180,9 @@ def test_permanent_hooks_of_the_user_stay(model_class: str) -> None:
 
 
 @both
-@pytest.mark.parametrize("prompt", [TOKENS, TOKENS[None], TOKENS.tolist(), TOKENS.to(torch.int32)], ids=["1-D", "2-D", "list", "int32"])
+@pytest.mark.parametrize(
+    "prompt", [TOKENS, TOKENS[None], TOKENS.tolist(), TOKENS.to(torch.int32)], ids=["1-D", "2-D", "list", "int32"]
+)
 def test_a_tokenizer_less_model_takes_tokens(model_class: str, prompt: Any) -> None:
     graph = tlc.trace(models.model_of("gpt2", model_class), models.transcoder(), prompt)
     assert graph.tokens == ("1", "5", "9", "3", "7", "22")
@@ -221,8 +223,12 @@ def state(model: Any) -> dict[str, Any]:
     """Everything about a model that tracing might have changed."""
     return {
         "weights": {name: value.sum().item() for name, value in model.state_dict().items()},
-        "grads": [(parameter.requires_grad, parameter.grad is None, parameter.dtype) for parameter in model.parameters()],
-        "hooks": {name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in model.named_modules()},
+        "grads": [
+            (parameter.requires_grad, parameter.grad is None, parameter.dtype) for parameter in model.parameters()
+        ],
+        "hooks": {
+            name: len(module._forward_hooks) + len(module._forward_pre_hooks) for name, module in model.named_modules()
+        },
         "lens": {name: len(point.fwd_hooks) + len(point.bwd_hooks) for name, point in model.hook_dict.items()},
         "training": [module.training for module in model.modules()],
         "config": str(model.cfg),

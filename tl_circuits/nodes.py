@@ -2,12 +2,13 @@
 
 Nodes of a graph stand in this order, which `Nodes` checks when made and every subset keeps:
 
-    features (by layer, position, index) | errors (by layer, position) | tokens | positions | masked | b_dec | bias | targets
+    features (by layer, position, index) | errors (by layer, position) | tokens | positions | masked
+    | b_dec | bias | targets
 
 *Features, errors, tokens* and *targets* (logits, usually) are the paper's kinds (Ameisen et al. 2025, "Attribution
-Graphs"). The others carry what the paper leaves out, so that the inputs of every node sum to its value: *position* is the
-position embedding at one position, *masked* what an MLP writes at a position that the transcoder was not trained on,
-*b_dec* the transcoder's bias into one layer, *bias* every other constant of one block (attention and norm biases).
+Graphs"). The others carry what the paper leaves out, so that the inputs of every node sum to its value: *position* is
+the position embedding at one position, *masked* what an MLP writes at a position that the transcoder was not trained
+on, *b_dec* the transcoder's bias into one layer, *bias* every other constant of one block (attention and norm biases).
 """
 
 import re
@@ -46,11 +47,11 @@ _NODE_NAME = re.compile(r"(?P<kind>[a-z_]+)(?: (?:L(?P<layer>\d{1,18})|(?P<index
 
 
 class Feature(NamedTuple):
-    """A transcoder feature at one position of a prompt. Written `L20/15589@-1`; negative positions count from the end."""
+    """A transcoder feature at one position of a prompt, written `L20/15589@-1`: negative ones count from the end."""
 
     layer: int
     pos: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] (tuple.index is not missed)
 
     def __str__(self) -> str:
         return f"L{self.layer}/{self.index}@{self.pos}"
@@ -76,7 +77,7 @@ class NodeId(NamedTuple):
     kind: Kind
     layer: int
     pos: int
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] (tuple.index is not missed)
 
     def __str__(self) -> str:
         match self.kind:
@@ -161,8 +162,8 @@ class Nodes:
         match = _NODE_NAME.fullmatch(name.strip())
         if match is None or match["kind"].upper() not in Kind.__members__ or match["kind"] == "feature":
             raise GraphError(
-                f"{name!r} names no node. Write a feature as L20/15589@-1, others as error L3@5, token@-2, target 42@7, "
-                "bias L0; graph.find(...) searches by label or token."
+                f"{name!r} names no node. Write a feature as L20/15589@-1, others as error L3@5, token@-2, target "
+                "42@7, bias L0; graph.find(...) searches by label or token."
             )
         found = self.rows(Kind[match["kind"].upper()])
         for column in ("layer", "index", "pos"):
@@ -209,7 +210,8 @@ def lay_out(
 
     `features` and `targets` hold (layer, position, index) rows, the features sorted. Errors stand at every layer and
     position, position nodes only where the model learns position embeddings, masked nodes at every layer of the masked
-    positions, b_dec nodes at every layer, bias nodes at every layer and at `n_layers` (the last norm and the unembedding).
+    positions, b_dec nodes at every layer, bias nodes at every layer and at `n_layers` (the last norm and the
+    unembedding).
     """
     n_pos = len(token_ids)
     layers, positions = torch.arange(n_layers), torch.arange(n_pos)

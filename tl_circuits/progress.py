@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from tqdm.auto import tqdm
 
 
 @contextmanager
-def stage(name: str, total: int, *, show: bool | None = None) -> Iterator["tqdm[None]"]:
+def stage(name: str, total: int, *, show: bool | None = None) -> Iterator["tqdm[NoReturn]"]:
     """A bar on standard error for a stage of `total` units; call `.update(n)` on what it yields.
 
     It appears only when the stage has run for two seconds, and (`show=None`) only where a person may be watching:

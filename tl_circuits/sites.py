@@ -1,8 +1,8 @@
 """Where a model's MLPs are read and written, and what must be frozen to make the rest linear. Owns every hook name.
 
-A `Tap` is one place where a tensor passes. Most taps are TransformerLens hook points; where a model class lacks one (plain
-HookedTransformer has no `mlp.hook_in`), the tap is the input or output of the module itself. `installed` is the only way
-by which this package puts a hook on a model, and it takes every one off again.
+A `Tap` is one place where a tensor passes. Most taps are TransformerLens hook points; where a model class lacks one
+(plain HookedTransformer has no `mlp.hook_in`), the tap is the input or output of the module itself. `installed` is the
+only way by which this package puts a hook on a model, and it takes every one off again.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,8 @@ class Sites:
     def of(cls, model: Model, read: str, write: str) -> "Sites":
         """The sites of a model, for a transcoder that reads and writes at these points inside each block.
 
-        Raises `FitError` for models that cannot be traced (attention only, patterns not exposed, split q/k/v inputs on a
-        bridge, active dropout, a dtype in the config that is not the parameters') and for points that a model lacks.
+        Raises `FitError` for models that cannot be traced (attention only, patterns not exposed, split q/k/v inputs on
+        a bridge, active dropout, a dtype in the config that is not the parameters') and for points that a model lacks.
         """
         _refuse_untraceable(model)
         n_layers = model.cfg.n_layers
@@ -107,7 +107,7 @@ def installed(model: Model, functions: Mapping[Tap, Callable[[Tensor], Tensor | 
     They are called after the user's own hooks of the same point. On leaving, by whatever way, none is left.
     """
     with ExitStack() as stack:
-        # TransformerLens says for each norm and pass that an edited norm scale leaves its native path: that is what is wanted.
+        # TransformerLens says for each norm and pass that an edited norm scale leaves its native path: as is wanted.
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*(hook_scale|hook_normalized).*", category=UserWarning)
         # Not model.hooks(): a bridge lists all its hook points anew for each hook that it is given.
@@ -131,7 +131,7 @@ def has_user_hooks(model: Model) -> bool:
 
 
 def check_read_point(model: Model, read: str, *, processed_weights: bool) -> None:
-    """Raises `FitError` where weight processing has moved what a transcoder reads, or has not been done and was expected.
+    """Raises `FitError` where weight processing has moved what a transcoder reads, or was expected and not done.
 
     Folding a norm moves `mlp.hook_in`; centring the writing weights of a LayerNorm model moves `hook_resid_mid`;
     `ln2.hook_normalized` is the same on both (TransformerLens, `process_weights_`).
@@ -142,15 +142,16 @@ def check_read_point(model: Model, read: str, *, processed_weights: bool) -> Non
     )
     if moved and not processed_weights:
         raise FitError(
-            f"This model's weights were processed (norms folded{', writing weights centred' if _is_centred(model) else ''}), which "
-            f"changes {read!r}, the transcoder's read point. Load the model without processing (from_pretrained_no_processing, or a "
-            "bridge without enable_compatibility_mode), or, if the transcoder was trained on the processed model, build it with "
-            "processed_weights=True."
+            "This model's weights were processed (norms folded"
+            f"{', writing weights centred' if _is_centred(model) else ''}), which changes {read!r}, the "
+            "transcoder's read point. Load the model without processing (from_pretrained_no_processing, or a bridge "
+            "without enable_compatibility_mode), or, if the transcoder was trained on the processed model, build it "
+            "with processed_weights=True."
         )
     if processed_weights and not folded:
         raise FitError(
-            "The transcoder was trained on a model with processed weights (processed_weights=True), but this model's are not: "
-            "call process_weights_() or enable_compatibility_mode() first."
+            "The transcoder was trained on a model with processed weights (processed_weights=True), but this model's "
+            "are not: call process_weights_() or enable_compatibility_mode() first."
         )
 
 
@@ -176,11 +177,11 @@ class _HookPoints:
 
 
 def _hook_points(model: Model) -> _HookPoints:
-    # A bridge lists the same point under its own name and under HookedTransformer's; hooking both would freeze it twice.
+    # A bridge lists a point under its own name and under HookedTransformer's; hooking both would freeze it twice.
     first_name: dict[int, str] = {}
     for name, point in model.hook_dict.items():
         first_name.setdefault(id(point), name)
-    blocks: Any = model.blocks  # type: ignore[attr-defined]
+    blocks = cast(Any, model).blocks
     modules = {f"blocks.{layer}.mlp" for layer, block in enumerate(blocks) if hasattr(block, "mlp")}
     return _HookPoints(frozenset(model.hook_dict), tuple(first_name.values()), frozenset(modules))
 
@@ -206,8 +207,8 @@ def _tap(points: _HookPoints, layer: int, point: str, role: str, known: tuple[st
         return Tap(module, "input" if point == "mlp.hook_in" else "output")
     there = [other for other in known or () if f"blocks.{layer}.{other}" in points.names or other.startswith("mlp.")]
     raise FitError(
-        f"This model has no {name!r}, the transcoder's {role}. It has {', '.join(there) or 'none of the known ones'}: blocks that run "
-        "attention and MLP in parallel have no residual stream between them."
+        f"This model has no {name!r}, the transcoder's {role}. It has {', '.join(there) or 'none of the known ones'}: "
+        "blocks that run attention and MLP in parallel have no residual stream between them."
     )
 
 
@@ -226,21 +227,22 @@ def _refuse_untraceable(model: Model) -> None:
     missing = [name for name in missing if name not in model.hook_dict]
     if missing:
         raise FitError(
-            f"{len(missing)} of {cfg.n_layers} blocks expose no attention pattern (first: {missing[0]!r}), so attention cannot be frozen. "
-            "Load the model with attn_implementation='eager'; layers without attention patterns are not supported."
+            f"{len(missing)} of {cfg.n_layers} blocks expose no attention pattern (first: {missing[0]!r}), so "
+            "attention cannot be frozen. Load the model with attn_implementation='eager'; layers without attention "
+            "patterns are not supported."
         )
     if hasattr(model, "original_model"):
         for flag in ("use_split_qkv_input", "use_attn_in"):
             if getattr(cfg, flag, False):
                 raise FitError(
-                    f"cfg.{flag} is on: on a TransformerBridge it bypasses the norm before attention, which can then not be frozen. "
-                    f"Turn it off with model.set_{flag}(False)."
+                    f"cfg.{flag} is on: on a TransformerBridge it bypasses the norm before attention, which can then "
+                    f"not be frozen. Turn it off with model.set_{flag}(False)."
                 )
     dtype = next(model.parameters()).dtype
     if getattr(cfg, "dtype", dtype) != dtype:
         raise FitError(
-            f"The model's config says {cfg.dtype}, but its parameters are {dtype}: norms would compute in the wrong one. "
-            "Make them agree: load the model in that dtype, or set model.cfg.dtype."
+            f"The model's config says {cfg.dtype}, but its parameters are {dtype}: norms would compute in the wrong "
+            "one. Make them agree: load the model in that dtype, or set model.cfg.dtype."
         )
     _refuse_dropout(model)
 
@@ -252,7 +254,8 @@ def _refuse_dropout(model: Model) -> None:
         rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
         if module.training and isinstance(rate, int | float) and rate > 0:
             raise FitError(
-                f"Dropout of {rate} is active ({type(module).__name__}), so every pass would differ: call model.eval() first."
+                f"Dropout of {rate} is active ({type(module).__name__}), so every pass would differ: call "
+                "model.eval() first."
             )
 
 
@@ -265,7 +268,7 @@ def _has_layer_norm(model: Model) -> bool:
 
 
 def _is_centred(model: Model) -> bool:
-    rows: Tensor = model.W_E  # type: ignore[attr-defined]
+    rows: Tensor = cast(Any, model).W_E
     return bool((rows.mean(-1).abs() <= 1e-4 * rows.abs().mean()).all())
 
 
@@ -279,18 +282,18 @@ def _submodule(model: Model, path: str) -> nn.Module:
 def _register(
     module: nn.Module, kind: str, function: Callable[[Tensor], Tensor | None]
 ) -> torch.utils.hooks.RemovableHandle:
-    if kind == "output":
-        return module.register_forward_hook(lambda _module, _args, out: function(out))
-
     def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         changed = function(args[0])
         return None if changed is None else (changed, *args[1:])
 
-    return module.register_forward_pre_hook(before)
+    def after(_module: nn.Module, _args: tuple[Any, ...], out: Tensor) -> Tensor | None:
+        return function(out)
+
+    return module.register_forward_hook(after) if kind == "output" else module.register_forward_pre_hook(before)
 
 
 def _as_hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
-    def call(tensor: Tensor, hook: Any) -> Tensor | None:
+    def call(tensor: Tensor, **_: Any) -> Tensor | None:
         return function(tensor)
 
     return call

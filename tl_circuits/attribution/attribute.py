@@ -42,13 +42,13 @@ def attribute(
 
     Every edge is the exact direct effect of its source on its target in the frozen model; the in-edges of a node sum to
     what it reads (`conservation_error` says how nearly), and a random probe of real forward passes checks all edges at
-    once (`probe_error`). `targets` are, by default, the most likely next tokens, up to `target_probability` together and
-    `max_targets` in number; or tokens, `Feature`s, or `Targets`.
+    once (`probe_error`). `targets` are, by default, the most likely next tokens, up to `target_probability` together
+    and `max_targets` in number; or tokens, `Feature`s, or `Targets`.
 
     With `coverage` below 1, features are expanded best-first until that share of the targets' influence is traced to
-    tokens and errors; `max_features` stops earlier. Features that were not expanded stay as leaves, and the graph says what
-    coverage it reached. Raises `TargetError` and `SettingError` for targets and settings that do not exist; warns where
-    conservation or the probe is worse than rounding explains.
+    tokens and errors; `max_features` stops earlier. Features that were not expanded stay as leaves, and the graph says
+    what coverage it reached. Raises `TargetError` and `SettingError` for targets and settings that do not exist; warns
+    where conservation or the probe is worse than rounding explains.
     """
     _check_settings(coverage, max_features)
     with torch.inference_mode(False), torch.no_grad():
@@ -65,7 +65,7 @@ def attribute(
             "max_targets": max_targets,
             "target_probability": target_probability,
         }
-        graph = _assemble(local, sweep, found, expansion, settings)
+        graph = _assemble(local, found, expansion, settings)
         return check_graph(replace(graph, probe_error=probe(local, found, graph)), local)
 
 
@@ -98,7 +98,8 @@ def trace(
 def _check_settings(coverage: float, max_features: int | None) -> None:
     if not 0 < coverage <= 1:
         raise SettingError(
-            f"coverage={coverage} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is the full graph."
+            f"coverage={coverage} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is the "
+            "full graph."
         )
     if max_features is not None and max_features < 1:
         raise SettingError(f"max_features={max_features} expands nothing: give at least 1, or None for no limit.")
@@ -138,7 +139,6 @@ def _expand_best_first(expansion: Expansion, coverage: float, max_features: int 
 
 def _assemble(
     local: LocalReplacementModel,
-    sweep: Sweep,
     found: Sequence[Target],
     expansion: Expansion,
     settings: dict[str, float | int | None],

@@ -1,7 +1,8 @@
 """Two checks that every graph goes through: conservation, and one probe of real forward passes.
 
-Conservation is nearly true by construction where constants come from the same pass; the probe is not: it adds all sources,
-with random signs, to a real pass of the frozen model, and compares what every target reads with what the edges say.
+Conservation is nearly true by construction where constants come from the same pass; the probe is not: it adds all
+sources, with random signs, to a real pass of the frozen model, and compares what every target reads with what the edges
+say.
 """
 
 import warnings
@@ -26,10 +27,10 @@ ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 1e-1, torc
 Ten times what rows usually show: a row with one input, whose encoder all but cancels on it, has next to no Σ|edges|.
 """
 SINGLE_PRECISION_NORMS = 1e-4
-"""A bridge computes RMS norms in float32 whatever the model's dtype, so float64 models are no better than this there."""
+"""A bridge computes RMS norms in float32 whatever the model's dtype, so float64 is no better than this there."""
 PROBE_ROUNDING = 100
-"""The probe may round this much more: it moves the whole residual stream, which is larger than the edges of one node, while
-what it looks for, a norm or pattern that is not frozen, is off by percents."""
+"""The probe may round this much more: it moves the whole residual stream, which is larger than the edges of one node,
+while what it looks for, a norm or pattern that is not frozen, is off by percents."""
 
 
 def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> AttributionGraph:
@@ -46,8 +47,9 @@ def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> Attrib
     for name, value, limit in checks:
         if not value <= limit:
             warnings.warn(
-                f"This graph fails its {name} check: its worst node is off by {value:.1e} of its inputs, and {dtype} allows {limit:.0e}. "
-                "Something in the model is not frozen or not linear (a hook of your own, an unusual block); do not trust its edges.",
+                f"This graph fails its {name} check: its worst node is off by {value:.1e} of its inputs, and {dtype} "
+                f"allows {limit:.0e}. Something in the model is not frozen or not linear (a hook of your own, an "
+                "unusual block); do not trust its edges.",
                 TLCircuitsWarning,
                 stacklevel=3,
             )
@@ -57,8 +59,8 @@ def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> Attrib
 def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:
     """The largest difference, over expanded nodes, between a real pass and the edges, relative to Σ|edges| of the node.
 
-    Features, errors and tokens are all doubled or removed, by random signs (the same ones for the same graph), at the same
-    time: a wrong edge shows at its target.
+    Features, errors and tokens are all doubled or removed, by random signs (the same ones for the same graph), at the
+    same time: a wrong edge shows at its target.
     """
     nodes, like = graph.nodes, local.activations
     generator = torch.Generator().manual_seed(len(nodes))

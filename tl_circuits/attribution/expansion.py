@@ -17,7 +17,7 @@ from tl_circuits.replacement.sweep import Sweep
 
 ROUNDS = 16
 SMALLEST_ROUND, LARGEST_ROUND = 8, 256
-"""A best-first round expands a sixteenth of the features, within these bounds: smaller ones waste sweeps, larger ones rows."""
+"""A best-first round is a sixteenth of the features, within bounds: smaller ones waste sweeps, larger ones rows."""
 
 
 @dataclass(eq=False)

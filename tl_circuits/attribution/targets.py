@@ -1,6 +1,6 @@
 """What a graph explains: logits, differences of logits, directions at a position, or features.
 
-Ameisen et al. 2025, "Attribution Graphs": a logit target reads its unembedding column less the mean over the vocabulary, at
+Ameisen et al. 2025, "Attribution Graphs": a logit target reads its unembedding column less the vocabulary's mean, at
 the final residual before any soft cap.
 """
 
@@ -27,8 +27,8 @@ Token: TypeAlias = str | int
 class Target:
     """One target on one prompt: ⟨vector, what `layer` reads at `pos`⟩ + `constant`.
 
-    `layer` is `n_layers` for what the unembedding reads. `index` is the token id or the feature, -1 for plain directions.
-    `probability` is the model's own for a token, NaN for anything else.
+    `layer` is `n_layers` for what the unembedding reads. `index` is the token id or the feature, -1 for plain
+    directions. `probability` is the model's own for a token, NaN for anything else.
     """
 
     layer: int
@@ -43,10 +43,10 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What to explain, before a prompt is known. Make one with `top`, `tokens`, `difference`, `direction` or `features`.
+    """What to explain, before a prompt is known. Made by `top`, `tokens`, `difference`, `direction` or `features`.
 
-    Weights say how much each target counts in influence and scores: by default a token's probability, else 1. They may be
-    negative; influence counts their magnitude.
+    Weights say how much each target counts in influence and scores: by default a token's probability, else 1. They may
+    be negative; influence counts their magnitude.
     """
 
     kind: str
@@ -72,12 +72,13 @@ class Targets:
             )
         if not any(self.weights):
             raise TargetError(
-                f"The target weights {list(self.weights)} are all zero, so nothing would be explained: give one that is not."
+                f"The target weights {list(self.weights)} are all zero, so nothing would be explained: give one that "
+                "is not."
             )
 
     @classmethod
     def top(cls, max_targets: int = 10, target_probability: float = 0.95, *, pos: int = -1) -> "Targets":
-        """The most likely tokens, as few as reach `target_probability` together, `max_targets` at most (the paper's rule)."""
+        """The most likely tokens, as few as reach `target_probability`, at most `max_targets` (the paper's rule)."""
         if max_targets < 1:
             raise SettingError(f"max_targets={max_targets} leaves nothing to explain: give at least 1.")
         if not 0 < target_probability <= 1:
@@ -102,7 +103,7 @@ class Targets:
     def direction(
         cls, vector: Float[Tensor, " d_model"], *, pos: int = -1, layer: int | None = None, label: str = "direction"
     ) -> "Targets":
-        """One target: a direction in what the unembedding reads, or, with a layer, in what the transcoder reads there."""
+        """One target: a direction in what the unembedding reads or, with a layer, what the transcoder reads there."""
         return cls("direction", pos, vector=vector, layer=layer, label=label)
 
     @classmethod
@@ -117,7 +118,7 @@ class Targets:
     def parse(
         cls, given: "Targets | Sequence[Token | Feature] | str | None", max_targets: int, target_probability: float
     ) -> "Targets":
-        """What `attribute` takes as targets: None for the most likely tokens, a list of tokens or of features, or `Targets`."""
+        """What `attribute` takes as targets: None (the most likely tokens), tokens, features or `Targets`."""
         if isinstance(given, Targets):
             return given
         if given is None:
@@ -132,7 +133,7 @@ class Targets:
 
 
 def resolve(targets: Targets, local: LocalReplacementModel) -> tuple[Target, ...]:
-    """The targets on this prompt. Raises `TargetError` for what the vocabulary, the prompt or the transcoder does not hold."""
+    """The targets on this prompt. Raises `TargetError` for what vocabulary, prompt or transcoder do not hold."""
     if targets.kind == "features":
         found = tuple(_feature(local, item) for item in targets.wanted if isinstance(item, Feature))
     else:
@@ -163,7 +164,7 @@ def readouts(found: Sequence[Target]) -> Readouts:
 
 
 def values(local: LocalReplacementModel, found: Sequence[Target]) -> Float[Tensor, " target"]:
-    """What each target reads on the prompt, its constant included: a centred logit, a projection, h − b_enc of a feature."""
+    """What each target reads on the prompt, with its constant: a centred logit, a projection, a feature's h − b_enc."""
     read = [(working(local.pieces.reads[t.layer])[0, t.pos] * t.vector).sum() + t.constant for t in found]
     return torch.stack(read).to(local.activations)
 
@@ -204,7 +205,8 @@ def _direction(local: LocalReplacementModel, targets: Targets, pos: int) -> Targ
     vector, d_model = targets.vector, local.transcoder.d_model
     if not 0 <= layer <= local.n_layers:
         raise TargetError(
-            f"layer={layer} lies outside the model's 0 to {local.n_layers - 1}; leave it out for the unembedding's input."
+            f"layer={layer} lies outside the model's 0 to {local.n_layers - 1}; leave it out for the unembedding's "
+            "input."
         )
     if vector is None or tuple(vector.shape) != (d_model,):
         raise TargetError(
@@ -223,7 +225,8 @@ def _feature(local: LocalReplacementModel, feature: Feature) -> Target:
         )
     if not 0 <= feature.index < transcoder.n_features[feature.layer]:
         raise TargetError(
-            f"{feature} is not in the transcoder: layer {feature.layer} has {transcoder.n_features[feature.layer]} features."
+            f"{feature} is not in the transcoder: layer {feature.layer} has {transcoder.n_features[feature.layer]} "
+            "features."
         )
     pos = _position(local, feature.pos)
     vector = transcoder.W_enc[feature.layer][feature.index].detach().to(local.activations)
@@ -233,7 +236,8 @@ def _feature(local: LocalReplacementModel, feature: Feature) -> Target:
 def _position(local: LocalReplacementModel, pos: int) -> int:
     if not -local.n_pos <= pos < local.n_pos:
         raise TargetError(
-            f"Position {pos} lies outside the prompt of {local.n_pos} tokens: use 0 to {local.n_pos - 1}, or negative ones."
+            f"Position {pos} lies outside the prompt of {local.n_pos} tokens: use 0 to {local.n_pos - 1}, or negative "
+            "ones."
         )
     return pos % local.n_pos
 

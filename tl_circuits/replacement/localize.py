@@ -58,8 +58,8 @@ class LocalReplacementModel:
 
     def __repr__(self) -> str:
         return (
-            f"LocalReplacementModel({self.n_pos} tokens, {len(self.features)} active features in {self.n_layers} layers, "
-            f"{self.transcoder.read} -> {self.transcoder.write}, masked positions {list(self.prompt.masked)})"
+            f"LocalReplacementModel({self.n_pos} tokens, {len(self.features)} active features in {self.n_layers} "
+            f"layers, {self.transcoder.read} -> {self.transcoder.write}, masked positions {list(self.prompt.masked)})"
         )
 
     def active(self) -> list[Feature]:
@@ -72,10 +72,10 @@ def localize(
 ) -> LocalReplacementModel:
     """The local replacement model of one prompt.
 
-    `prompt` is text, token ids or chat messages. Features and errors at `masked_positions` are left out and become masked
-    sources of their own (default: the beginning-of-sequence tokens at the start; `()` masks none). Raises `FitError` where
-    model and transcoder do not fit or the model cannot be frozen, `PromptError` for prompts that it cannot run. Warns
-    once of 16-bit models, and of a transcoder that was trained on another model.
+    `prompt` is text, token ids or chat messages. Features and errors at `masked_positions` are left out and become
+    masked sources of their own (default: the beginning-of-sequence tokens at the start; `()` masks none). Raises
+    `FitError` where model and transcoder do not fit or the model cannot be frozen, `PromptError` for prompts that it
+    cannot run. Warns once of 16-bit models, and of a transcoder that was trained on another model.
     """
     check_fit(model, transcoder)
     with torch.inference_mode(False), torch.no_grad():
@@ -103,23 +103,24 @@ def localize(
 
 
 def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
-    """Raises `FitError` where the transcoder's width, layers or read point are not the model's; warns where its name is not."""
+    """Raises `FitError` where width, layers or read point are not the model's; warns where the name is not."""
     n_layers, d_model, name = model.cfg.n_layers, model.cfg.d_model, model.cfg.model_name
     if transcoder.n_layers != n_layers:
         raise FitError(
-            f"This transcoder has {transcoder.n_layers} layers, but {name} has {n_layers}: it was trained on another model, or layers "
-            "are missing from it. Every layer needs its transcoder."
+            f"This transcoder has {transcoder.n_layers} layers, but {name} has {n_layers}: it was trained on another "
+            "model, or layers are missing from it. Every layer needs its transcoder."
         )
     if transcoder.d_model != d_model:
         raise FitError(
-            f"This transcoder is {transcoder.d_model} wide, but {name} has d_model {d_model}: was it trained on another model?"
+            f"This transcoder is {transcoder.d_model} wide, but {name} has d_model {d_model}: was it trained on "
+            "another model?"
         )
     check_read_point(model, transcoder.read, processed_weights=transcoder.processed_weights)
     warn_of_low_precision(model)
     if transcoder.model_name is not None and _plain(transcoder.model_name) != _plain(str(name)):
         warnings.warn(
-            f"This transcoder says it was trained on {transcoder.model_name!r}, but the model is {name!r}: its features may mean "
-            "nothing here. The sizes agree, so tracing goes on.",
+            f"This transcoder says it was trained on {transcoder.model_name!r}, but the model is {name!r}: its "
+            "features may mean nothing here. The sizes agree, so tracing goes on.",
             TLCircuitsWarning,
             stacklevel=3,
         )
@@ -132,8 +133,8 @@ def replay(
 ) -> tuple[Float[Tensor, "pos d_model"], ...]:
     """Every read of a real forward pass of the frozen model, after adding to what the MLPs write and to the embeddings.
 
-    Attention patterns, norm denominators and MLP writes are put back to the prompt's values, and nothing re-encodes: what
-    changes is the sum of the edges of the added sources, which makes this the check of all edges (method: brute force).
+    Attention patterns, norm denominators and MLP writes are put back to the prompt's values, and nothing re-encodes:
+    what changes is the sum of the edges of the added sources, which makes this the check of all edges.
     """
     pieces, reads = local.pieces, dict[int, Tensor]()
     frozen = {tap: iter(values) for tap, values in pieces.frozen.items()}

@@ -1,8 +1,8 @@
 """A forward pass cut into affine pieces, one per block, each of which autograd can pull a cotangent back through.
 
-With attention patterns and norm denominators held at the prompt's values and every MLP's write made a constant, a block is
-affine in its input and in its write (Ameisen et al. 2025, "Attribution Graphs", the stop-gradients of J▼). Cutting the
-pass at each block's input keeps every pull-back as short as one block, in whatever architecture the user brings.
+With attention patterns and norm denominators held at the prompt's values and every MLP's write made a constant, a block
+is affine in its input and in its write (Ameisen et al. 2025, "Attribution Graphs", the stop-gradients of J▼). Cutting
+the pass at each block's input keeps every pull-back as short as one block, in whatever architecture the user brings.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from tl_circuits.transcoder import CrossLayerTranscoder
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """One pass at batch 1 in pieces. All tensors are `1 pos d_model` and, but for the leaves, carry their autograd graph.
+    """One pass at batch 1 in pieces. All tensors are `1 pos d_model` and all but the leaves carry their autograd graph.
 
     `block_in[l]` are leaves; `block_in[n_layers]` is the last residual. `writes[l]` are leaves too: what the MLP wrote,
     without the transcoder's linear skip, which stays in the graph. `reads[l]` is what the transcoder reads, and
@@ -39,7 +39,7 @@ class Pieces:
     def pull_back_read(
         self, layer: int, vector: Float[Tensor, "batch d_model"], pos: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch 1 pos d_model"]:
-        """The gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input (of the last residual, at `n_layers`)."""
+        """The gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input or, last, the last residual."""
         cotangent = vector.new_zeros(len(vector), *self.reads[layer].shape)
         cotangent[torch.arange(len(vector)), 0, pos] = vector
         return _pull_back(self.reads[layer], (self.block_in[layer],), cotangent)[0]
@@ -53,10 +53,13 @@ class Pieces:
 
     @cached_property
     def block_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
-        """What each block adds that depends neither on its input nor on its MLP: attention and norm biases, edits by hooks."""
+        """What each block adds whatever its input and its MLP's write: attention and norm biases, edits by hooks."""
         leaves = zip(self.block_in, self.writes, strict=False)
         inside = [_constant(out, pair) for out, pair in zip(self.block_out, leaves, strict=True)]
-        joints = [(working(after) - working(before))[0] for before, after in zip(self.block_out, self.block_in[1:], strict=True)]
+        joints = [
+            (working(after) - working(before))[0]
+            for before, after in zip(self.block_out, self.block_in[1:], strict=True)
+        ]
         return tuple(constant + joint for constant, joint in zip(inside, joints, strict=True))
 
     @cached_property
@@ -66,7 +69,7 @@ class Pieces:
 
     @cached_property
     def embedding_constant(self) -> Float[Tensor, "pos d_model"]:
-        """What enters the first block beside token and position embeddings: nothing, unless a hook or a model adds it."""
+        """What enters the first block beside token and position embeddings: nothing, unless a hook or model adds it."""
         embeddings = self.embed if self.pos_embed is None else self.embed + self.pos_embed
         return (working(self.block_in[0]) - embeddings)[0]
 
@@ -86,8 +89,8 @@ def cut(
 ) -> Pieces:
     """Runs the model once, inside hooks, and cuts the pass into pieces.
 
-    With `writes` (of a pass over a longer prompt that starts with these tokens), the MLPs are held at those values and the
-    pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
+    With `writes` (of a pass over a longer prompt that starts with these tokens), the MLPs are held at those values and
+    the pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
     """
     recorder = _Recorder(
         sites, transcoder, None if writes is None else [write[:, : len(tokens)].detach() for write in writes]
@@ -100,7 +103,7 @@ def cut(
 
 
 class _Recorder:
-    """The functions that cut a pass, and what they saw. A bridge may call a hook once per alias: the first call counts."""
+    """The functions that cut a pass, and what they saw. A bridge may call a hook once per alias: the first counts."""
 
     def __init__(self, sites: Sites, transcoder: CrossLayerTranscoder, fixed_writes: list[Tensor] | None) -> None:
         self._sites, self._transcoder, self._fixed_writes = sites, transcoder, fixed_writes
@@ -135,8 +138,9 @@ class _Recorder:
         ]
         if unfired:
             raise FitError(
-                f"{len(unfired)} hooks did not fire in a forward pass (first: {unfired[0]}), so the model cannot be frozen. "
-                "A bridge needs attn_implementation='eager', and SAEs or other wrappers must be taken off before tracing."
+                f"{len(unfired)} hooks did not fire in a forward pass (first: {unfired[0]}), so the model cannot be "
+                "frozen. A bridge needs attn_implementation='eager', and SAEs or other wrappers must be taken off "
+                "before tracing."
             )
         pos_embed = self._seen.get(("pos_embed", 0))
         return Pieces(

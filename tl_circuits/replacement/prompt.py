@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from jaxtyping import Int64
@@ -17,7 +17,7 @@ Prompt: TypeAlias = str | Tensor | Sequence[Any]
 
 @dataclass(frozen=True, eq=False)
 class TokenizedPrompt:
-    """A prompt as the model reads it. `masked` are positions whose features are left out, `masked_why` says for what reason."""
+    """A prompt as the model reads it. `masked` are positions whose features are left out, `masked_why` says why."""
 
     tokens: Int64[Tensor, " pos"]
     strings: tuple[str, ...]
@@ -28,9 +28,10 @@ class TokenizedPrompt:
 def tokenize(model: Model, prompt: Prompt, masked_positions: Sequence[int] | None = None) -> TokenizedPrompt:
     """The prompt's token ids, checked, with their strings and the positions to mask.
 
-    Text gets the tokens that the model's own `to_tokens` puts before it. `masked_positions=None` masks the beginning-of-
-    sequence tokens that the prompt starts with, where the tokenizer has one. Raises `PromptError` for empty prompts, for
-    prompts longer than the context, for ids outside the vocabulary and for positions outside the prompt.
+    Text gets the tokens that the model's own `to_tokens` puts before it. `masked_positions=None` masks the
+    beginning-of-sequence tokens that the prompt starts with, where the tokenizer has one. Raises `PromptError` for
+    empty prompts, for prompts longer than the context, for ids outside the vocabulary and for positions outside the
+    prompt.
     """
     tokens = _ids(model, prompt)
     _check_ids(model, tokens)
@@ -69,8 +70,7 @@ def _text_ids(model: Model, prompt: Any) -> Int64[Tensor, " pos"]:
     if model.tokenizer is None:
         raise PromptError("This model has no tokenizer, so it cannot read text: give token ids instead.")
     if isinstance(prompt, str):
-        to_tokens: Any = model.to_tokens  # type: ignore[attr-defined]
-        return to_tokens(prompt, truncate=False)[0]
+        return cast(Any, model).to_tokens(prompt, truncate=False)[0]
     text = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
@@ -81,12 +81,14 @@ def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
         raise PromptError("The prompt has no tokens: give at least one.")
     if len(tokens) > n_ctx:
         raise PromptError(
-            f"The prompt has {len(tokens)} tokens, but the model's context holds {n_ctx}: shorten it by {len(tokens) - n_ctx}."
+            f"The prompt has {len(tokens)} tokens, but the model's context holds {n_ctx}: shorten it by "
+            f"{len(tokens) - n_ctx}."
         )
     outside = tokens[(tokens < 0) | (tokens >= d_vocab)]
     if len(outside):
         raise PromptError(
-            f"Token ids {outside[:5].tolist()} are outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}): use this model's tokenizer."
+            f"Token ids {outside[:5].tolist()} are outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}): "
+            "use this model's tokenizer."
         )
 
 
@@ -95,7 +97,8 @@ def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | 
         outside = [position for position in given if not -len(tokens) <= position < len(tokens)]
         if outside:
             raise PromptError(
-                f"masked_positions={outside} lie outside a prompt of {len(tokens)} tokens: use 0 to {len(tokens) - 1}, or negative ones."
+                f"masked_positions={outside} lie outside a prompt of {len(tokens)} tokens: use 0 to "
+                f"{len(tokens) - 1}, or negative ones."
             )
         return tuple(sorted({position % len(tokens) for position in given})), "given by the user"
     bos = getattr(model.tokenizer, "bos_token_id", None)

@@ -54,9 +54,10 @@ def replace_mlps(
     """Inside, every forward pass of the model runs with its MLP outputs replaced by the transcoder's reconstruction.
 
     Yields a `ReplacementCache` that holds the features of the latest pass. With `error_terms`, what the reconstruction
-    misses is added back (as a constant for gradients), so outputs are the model's own. The tokens that a sequence starts
-    with, where they are the tokenizer's beginning-of-sequence token, keep the model's MLP output (`mask_bos`). Passes may
-    be batched, cached and differentiated. On leaving, the model is as it was. Raises `FitError` as `localize` does.
+    misses is added back (as a constant for gradients), so outputs are the model's own. The tokens that a sequence
+    starts with, where they are the tokenizer's beginning-of-sequence token, keep the model's MLP output (`mask_bos`).
+    Passes may be batched, cached and differentiated. On leaving, the model is as it was. Raises `FitError` as
+    `localize` does.
     """
     check_fit(model, transcoder)
     sites = Sites.of(model, transcoder.read, transcoder.write)

@@ -1,7 +1,8 @@
 """Rows of the attribution graph: the pull-back of read vectors through the frozen model, contracted with all sources.
 
-A sweep starts at the layer where its targets read and walks down: contract the cotangent with what each layer writes, then
-pull it back through one block (Ameisen et al. 2025, "Attribution Graphs": one backward pass per target, here in batches).
+A sweep starts at the layer where its targets read and walks down: contract the cotangent with what each layer writes,
+then pull it back through one block (Ameisen et al. 2025, "Attribution Graphs": one backward pass per target, here in
+batches).
 
 Inside a sweep, features are columns by position, then layer, then index: what is written at (layer, position) by the
 features of that layer and below is then one contiguous span, and its edges one matrix product.
@@ -21,14 +22,14 @@ from tl_circuits.replacement.pieces import Pieces, cut
 from tl_circuits.sites import has_user_hooks
 
 PREBUILT_BYTES = 512 * 2**20
-"""Up to this much, decoder rows are gathered once and kept; above, they are gathered anew in each batch, at no cost seen."""
+"""Up to this much, decoder rows are gathered once and kept; above, anew in each batch, at no cost seen."""
 COTANGENTS = 4096
 """Targets times positions in one batch: enough to fill the matrix products, little enough for the cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Readouts:
-    """Targets of a sweep: ⟨vector_b, what is read at layer_b and pos_b⟩. Layer `n_layers` reads the unembedding's input."""
+    """Targets of a sweep: ⟨vector_b, what is read at layer_b and pos_b⟩. Layer `n_layers`: the unembedding's input."""
 
     layer: Int64[Tensor, " batch"]
     pos: Int64[Tensor, " batch"]
@@ -98,8 +99,8 @@ class Sweep:
     def rows(self, readouts: Readouts) -> Float[Tensor, "batch source"]:
         """The edges from every source into each target, in the order of `sources`; their sum is what the target reads.
 
-        Law: row b sums to ⟨vector_b, read⟩, and each entry is the change of that read when its source is added to a real
-        forward pass of the frozen model. Targets of several layers share one sweep, each joining at its own layer.
+        Law: row b sums to ⟨vector_b, read⟩, and each entry is the change of that read when its source is added to a
+        real forward pass of the frozen model. Targets of several layers share one sweep, each joining at its own layer.
         """
         with torch.inference_mode(False), torch.no_grad():
             down = torch.argsort(readouts.layer, descending=True, stable=True)
@@ -135,7 +136,7 @@ class Sweep:
     ) -> None:
         targets = len(cotangent)
         for pos in range(length):
-            # Rows written here: features of this layer and below, then what the transcoder does not explain, then b_dec.
+            # Rows written here: features of this layer and below, what the transcoder does not explain, b_dec.
             edges = at_write[:, 0, pos] @ self._written(layer, pos).T
             first, last = self._span(layer, pos)
             columns.features[:targets, first:last] += edges[:, : last - first]
@@ -216,7 +217,7 @@ class _Columns:
 
 
 def _prefixes(local: LocalReplacementModel) -> tuple[tuple[int, Pieces], ...]:
-    # A target reads nothing after its position, so early targets need only the beginning of the prompt: half of the work.
+    # A target reads nothing after its position, so early targets need only the prompt's beginning: half of the work.
     whole = (local.n_pos, local.pieces)
     causal = getattr(local.model.cfg, "attention_dir", "causal") == "causal"
     if not causal or has_user_hooks(local.model):

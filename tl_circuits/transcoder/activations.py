@@ -5,6 +5,7 @@ each position on its own, except `BatchTopK` while training.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -36,13 +37,14 @@ class _Jump(torch.autograd.Function):
     """h·1[h > θ] with the straight-through gradient to θ of Rajamanoharan et al. 2024 (JumpReLU SAEs, eq. 11)."""
 
     @staticmethod
-    def forward(ctx, preactivations, threshold, bandwidth):  # type: ignore[override]
+    def forward(ctx: Any, preactivations: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(preactivations, threshold)
         ctx.bandwidth = bandwidth
         return preactivations * (preactivations > threshold)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grad_outputs
         preactivations, threshold = ctx.saved_tensors
         near = (preactivations - threshold).abs() < ctx.bandwidth / 2
         to_threshold = (-(threshold / ctx.bandwidth) * near * grad).sum_to_size(threshold.shape)
@@ -50,7 +52,7 @@ class _Jump(torch.autograd.Function):
 
 
 class JumpReLU(Activation):
-    """a = h·1[h > θ], strictly, and no ReLU on top: a negative θ lets negative values through, as files in the wild expect.
+    """a = h·1[h > θ], strictly, and no ReLU on top: a negative θ lets negative values through, as files in use expect.
 
     `threshold` holds θ as `layer feature` (a scalar, or anything that broadcasts to it such as `layer 1 feature`, is
     taken too). While it requires grad, θ learns by a straight-through estimate of width `bandwidth`, in units of h.
@@ -69,7 +71,8 @@ class JumpReLU(Activation):
             raise SettingError(f"A JumpReLU threshold has shape (layer, feature); {tuple(threshold.shape)} was given.")
         if bool(threshold.isnan().any()):
             raise SettingError(
-                f"{int(threshold.isnan().sum())} of {threshold.numel()} JumpReLU thresholds are NaN: repair the weights."
+                f"{int(threshold.isnan().sum())} of {threshold.numel()} JumpReLU thresholds are NaN: repair the "
+                "weights."
             )
         if bandwidth <= 0:
             raise SettingError(f"bandwidth={bandwidth} must be positive; the CLT paper uses 1.0 in normalised units.")
@@ -83,13 +86,12 @@ class JumpReLU(Activation):
     def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:
         threshold = self.at(layer).to(preactivations)
         if torch.is_grad_enabled() and threshold.requires_grad:
-            activations: Tensor = _Jump.apply(preactivations, threshold, self.bandwidth)  # type: ignore[assignment]
-            return activations
+            return cast(Tensor, _Jump.apply(preactivations, threshold, self.bandwidth))
         return preactivations * (preactivations > threshold)
 
 
 class TopK(Activation):
-    """Keeps the k largest pre-activations at each position, negative ones too unless `relu`, and sets the rest to zero."""
+    """Keeps the k largest pre-activations at each position, negative ones too unless `relu`, and zeroes the rest."""
 
     name = "topk"
 
@@ -104,10 +106,10 @@ class TopK(Activation):
 
 
 class BatchTopK(Activation):
-    """Positive pre-activations above one threshold per layer, as learned while the k·batch largest of a batch were kept.
+    """Positive pre-activations above one threshold per layer, learned while the k·batch largest of a batch were kept.
 
     Bussmann et al. 2024 ("BatchTopK SAEs"). In training mode the k largest per position *on average over the batch* are
-    kept and no threshold is used; otherwise a = h·1[h > max(threshold[layer], 0)], which looks at one position at a time.
+    kept and no threshold is used; otherwise a = h·1[h > max(threshold[layer], 0)], which looks at each position alone.
     """
 
     name = "batch_topk"

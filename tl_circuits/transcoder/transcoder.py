@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -16,9 +15,9 @@ class CrossLayerTranscoder(nn.Module):
         a^l = φ(W_enc[l] x^l + b_enc[l])
         ŷ^l = Σ_{s ≤ l} W_dec[s][:, l-s]ᵀ a^s + b_dec[l] (+ x^l @ W_skip[l])
 
-    (Ameisen et al. 2025, "Building an Interpretable Replacement Model".) A per-layer transcoder is the one whose features
-    write one layer (Dunefsky et al. 2024); a limited span lies between. Each argument that runs over layers may be one
-    stacked tensor or a sequence of tensors, which may be memory-mapped: nothing is copied.
+    (Ameisen et al. 2025, "Building an Interpretable Replacement Model".) A per-layer transcoder is the one whose
+    features write one layer (Dunefsky et al. 2024); a limited span lies between. Each argument that runs over layers
+    may be one stacked tensor or a sequence of tensors, which may be memory-mapped: nothing is copied.
 
     - `W_enc` (layer, feature, d_model), `b_enc` (layer, feature): rows are features, at every layer.
     - `W_dec`: for each source layer (feature, layers written, d_model); a plain (feature, d_model) writes one layer.
@@ -80,7 +79,7 @@ class CrossLayerTranscoder(nn.Module):
 
     @property
     def span(self) -> int:
-        """The most layers that a feature writes: 1 for a per-layer transcoder, `n_layers` for a full cross-layer one."""
+        """The most layers a feature writes: 1 for a per-layer transcoder, `n_layers` for a cross-layer one."""
         return max(rows.shape[1] for rows in self.W_dec)
 
     @property
@@ -91,7 +90,10 @@ class CrossLayerTranscoder(nn.Module):
     def extra_repr(self) -> str:
         kind = "per-layer" if self.is_per_layer else f"span={self.span}"
         skip = ", skip" if self.W_skip is not None else ""
-        return f"layers={self.n_layers}, features={self.n_features}, d_model={self.d_model}, {kind}{skip}, {self.read} -> {self.write}"
+        return (
+            f"layers={self.n_layers}, features={self.n_features}, d_model={self.d_model}, {kind}{skip}, "
+            f"{self.read} -> {self.write}"
+        )
 
     def preactivations(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch feature"]:
         """h = W_enc[layer] x + b_enc[layer], in the dtype and on the device of x."""
@@ -117,7 +119,7 @@ class CrossLayerTranscoder(nn.Module):
         return None if self.W_skip is None else x @ self.W_skip[layer].to(x)
 
     def decoder_rows(self, source: int, index: Int64[Tensor, " active"]) -> Float[Tensor, "active written d_model"]:
-        """What the named features of one layer write, to that layer and on. Only these rows are read from a mapped file.
+        """What the named features of one layer write, there and later. Of a mapped file only these rows are read.
 
         Raises `FitError` where a row holds NaN or infinity.
         """
@@ -125,8 +127,8 @@ class CrossLayerTranscoder(nn.Module):
         if not bool(rows.isfinite().all()):
             bad = index[~rows.flatten(1).isfinite().all(1)]
             raise FitError(
-                f"W_dec[{source}] holds NaN or infinity in the rows of features {bad[:5].tolist()}: the file is damaged or the "
-                "training diverged; load the transcoder again or repair these rows."
+                f"W_dec[{source}] holds NaN or infinity in the rows of features {bad[:5].tolist()}: the file is "
+                "damaged or the training diverged; load the transcoder again or repair these rows."
             )
         return rows
 
@@ -150,8 +152,8 @@ class CrossLayerTranscoder(nn.Module):
             _expect(f"W_dec[{layer}]", W_dec, (n_features, written, d_model))
             if not 1 <= written <= n_layers - layer:
                 raise FitError(
-                    f"W_dec[{layer}] writes {written} layers, but layer {layer} of {n_layers} can write 1 to {n_layers - layer}: "
-                    "column k of W_dec[s] writes layer s+k."
+                    f"W_dec[{layer}] writes {written} layers, but layer {layer} of {n_layers} can write 1 to "
+                    f"{n_layers - layer}: column k of W_dec[s] writes layer s+k."
                 )
         for layer, W_skip in enumerate(self.W_skip or ()):
             _expect(f"W_skip[{layer}]", W_skip, (d_model, d_model))
@@ -162,8 +164,8 @@ class CrossLayerTranscoder(nn.Module):
             and [len(threshold), *{*self.n_features}] != [n_layers, threshold.shape[1]]
         ):
             raise FitError(
-                f"The threshold has shape {tuple(threshold.shape)}, but the encoder has {n_layers} layers of {self.n_features} features: "
-                "give one threshold for each feature."
+                f"The threshold has shape {tuple(threshold.shape)}, but the encoder has {n_layers} layers of "
+                f"{self.n_features} features: give one threshold for each feature."
             )
 
     def _check_numbers(self) -> None:
@@ -175,7 +177,8 @@ class CrossLayerTranscoder(nn.Module):
             bad = int((~part.isfinite()).sum())
             if bad:
                 raise FitError(
-                    f"{name} holds {bad} NaN or infinite numbers of {part.numel()}: the file is damaged or the training diverged."
+                    f"{name} holds {bad} NaN or infinite numbers of {part.numel()}: the file is damaged or the "
+                    "training diverged."
                 )
 
 
@@ -188,6 +191,6 @@ def _expect(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
         raise FitError(f"{name} has dtype {tensor.dtype}: give floating point weights.")
     if tuple(tensor.shape) != shape:
         raise FitError(
-            f"{name} has shape {tuple(tensor.shape)}, but {shape} was expected: rows are features, and W_enc, b_dec and W_dec "
-            "share one d_model. Transpose it if it is stored the other way round."
+            f"{name} has shape {tuple(tensor.shape)}, but {shape} was expected: rows are features, and W_enc, b_dec "
+            "and W_dec share one d_model. Transpose it if it is stored the other way round."
         )
