@@ -87,8 +87,9 @@ def _hf_config(family: str) -> Any:
                 eos_token_id=2,
             )
         case "pythia":
-            plain = {key: value for key, value in shared.items() if key not in ("num_key_value_heads", "head_dim")}
-            return transformers.GPTNeoXConfig(**plain | {"rotary_pct": 0.5})
+            plain = {k: v for k, v in shared.items() if k not in ("num_key_value_heads", "head_dim")}
+            plain |= {"rotary_pct": 0.5}
+            return transformers.GPTNeoXConfig(**plain)
         case "llama":
             return transformers.LlamaConfig(**shared)
         case "gemma-2":
