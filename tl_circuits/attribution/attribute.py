@@ -5,14 +5,13 @@ Ameisen et al. 2025, "Attribution Graphs", with constants as sources and a stopp
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tl_circuits.attribution.checks import check_graph, probe
+from tl_circuits.attribution.checks import checked
 from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
@@ -66,7 +65,7 @@ def attribute(
             "target_probability": target_probability,
         }
         graph = _assemble(local, found, expansion, settings)
-        return check_graph(replace(graph, probe_error=probe(local, found, graph)), local)
+        return checked(graph, local, found)
 
 
 def trace(

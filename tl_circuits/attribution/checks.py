@@ -33,16 +33,17 @@ PROBE_ROUNDING = 100
 while what it looks for, a norm or pattern that is not frozen, is off by percents."""
 
 
-def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> AttributionGraph:
-    """The graph with its conservation error filled in. Warns where an error exceeds what rounding explains."""
-    error = conservation_error(graph.edges, graph.totals, graph.expanded)
+def checked(graph: AttributionGraph, local: LocalReplacementModel, targets: Sequence[Target]) -> AttributionGraph:
+    """The graph with both of its errors filled in. Warns where one exceeds what rounding explains."""
+    conserved = conservation_error(graph.edges, graph.totals, graph.expanded)
+    probed = probe(local, targets, graph)
     dtype = local.pieces.block_in[0].dtype
     allowed = ROUNDING.get(dtype, 1e-5)
     if hasattr(local.model, "original_model"):
         allowed = max(allowed, SINGLE_PRECISION_NORMS)
     checks = (
-        ("conservation", error, allowed),
-        ("finite-difference probe", graph.probe_error, PROBE_ROUNDING * allowed),
+        ("conservation", conserved, allowed),
+        ("finite-difference probe", probed, PROBE_ROUNDING * allowed),
     )
     for name, value, limit in checks:
         if not value <= limit:
@@ -53,7 +54,7 @@ def check_graph(graph: AttributionGraph, local: LocalReplacementModel) -> Attrib
                 TLCircuitsWarning,
                 stacklevel=3,
             )
-    return replace(graph, conservation_error=error)
+    return replace(graph, conservation_error=conserved, probe_error=probed)
 
 
 def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:

@@ -54,9 +54,9 @@ class Sweep:
     def of(cls, local: LocalReplacementModel) -> "Sweep":
         """Lays out the columns, cuts the prefixes and gathers decoder rows where they are few."""
         sources = lay_out(
-            local.features,
+            local.features.cpu(),
             local.n_layers,
-            local.prompt.tokens,
+            local.prompt.tokens.cpu(),
             learned_positions=local.position_vectors is not None,
             masked_positions=local.prompt.masked,
             targets=torch.empty(0, 3, dtype=torch.int64),
