@@ -16,14 +16,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from tl_circuits.attribution import trace
 from tl_circuits.errors import SettingError
-from tl_circuits.graph import AttributionGraph
-from tl_circuits.nodes import Feature, Kind
+from tl_circuits.nodes import Kind
 from tl_circuits.zoo.demo import ASSETS, demo
 from tl_circuits.zoo.language_model import ModelSettings, accuracy
 from tl_circuits.zoo.measure import agreement, sparsity
 from tl_circuits.zoo.swap import last_token, state_swap
 from tl_circuits.zoo.tokenizer import encode, vocabulary
-from tl_circuits.zoo.world import RELATIONS, STATES, Prompt, State, World, check_pieces, fact, name, world
+from tl_circuits.zoo.world import RELATIONS, STATES, State, World, check_pieces, fact, name, world
+from tl_circuits.zoo.world import Kind as Asked
 
 # `tl_circuits.zoo.demo` the function hides the module of that name from `import ... as`.
 build = import_module("tl_circuits.zoo.build")
@@ -33,7 +33,7 @@ FIGURES = json.loads((ASSETS / "figures.json").read_text())
 
 @cache
 def shipped(kind: str = "bridge", transcoder: str = "clt"):
-    return demo(kind, transcoder)  # type: ignore[arg-type]
+    return demo(kind, transcoder)
 
 
 @cache
@@ -144,7 +144,7 @@ class TestWhatShips:
         assert isinstance(bridge, TransformerBridge)
         assert isinstance(hooked, HookedTransformer)
         tokens, _ = encode(facts().held_out[::7], bridge.tokenizer)
-        torch.testing.assert_close(bridge(tokens), hooked(tokens), atol=1e-5, rtol=0)
+        torch.testing.assert_close(bridge(tokens), hooked(tokens), atol=1e-5, rtol=1e-5)
 
     @pytest.mark.parametrize("kind", ["bridge", "hooked"])
     def test_it_answers_in_its_own_words(self, kind: str) -> None:
@@ -167,7 +167,7 @@ class TestWhatShips:
     @pytest.mark.parametrize("given", [("gpt2", "clt"), ("bridge", "sae")])
     def test_what_does_not_ship_is_refused_by_name(self, given: tuple[str, str]) -> None:
         with pytest.raises(SettingError, match=r"'gpt2'|'sae'"):
-            demo(*given)  # type: ignore[arg-type]
+            demo(*given)
 
     @pytest.mark.slow
     def test_it_loads_where_there_is_no_network(self) -> None:
@@ -190,9 +190,9 @@ class TestFigures:
         assert all(bound.met(FIGURES["figures"][name]) for name, bound in build.BOUNDS.items())
 
     @pytest.mark.parametrize("kind", ["two-hop", "addition"])
-    def test_held_out_prompts_are_answered(self, kind: str) -> None:
+    def test_held_out_prompts_are_answered(self, kind: Asked) -> None:
         model, _ = shipped()
-        right = accuracy(model, encode(facts().of(kind, held_out=True), model.tokenizer))  # type: ignore[arg-type]
+        right = accuracy(model, encode(facts().of(kind, held_out=True), model.tokenizer))
         assert right == pytest.approx(FIGURES["figures"][f"model: {kind} held out"], abs=1e-3)
         assert right >= 0.99
 
@@ -201,7 +201,7 @@ class TestFigures:
         model, weights = shipped(transcoder=transcoder)
         held = agreement(model, weights, facts().of("two-hop", held_out=True))
         assert held == pytest.approx(FIGURES["figures"][f"{transcoder}: agreement, two-hop held out"], abs=5e-3)
-        assert agreement(model, weights, facts().trained[::11]) >= 0.99
+        assert agreement(model, weights, facts().trained[::5]) >= 0.985
 
     def test_a_replacement_model_without_features_does_not_agree(self) -> None:
         # Otherwise agreement would say nothing: the MLPs have to matter.
@@ -249,33 +249,29 @@ class TestBuild:
 class TestDallas:
     """The circuit of the Biology paper's first example, found by the graph on the demo."""
 
-    @staticmethod
-    def graph() -> AttributionGraph:
-        return trace(*shipped(), DALLAS)
+    @pytest.mark.parametrize("transcoder", ["clt", "plt"])
+    def test_texas_features_stand_upstream_of_austin_features(self, transcoder: str) -> None:
+        model, weights = shipped(transcoder=transcoder)
+        graph = trace(model, weights, DALLAS)
+        target = graph.nodes[graph.nodes.span(Kind.TARGET).start]
+        assert model.to_string(torch.tensor([target.index])) == " Austin"
+        questions = tuple(
+            p for p in (*facts().of("two-hop"), *facts().of("two-hop", held_out=True)) if p.city != "Dal|las"
+        )
+        texan = torch.tensor([p.state == "Texas" for p in questions])
+        austin = torch.tensor([p.answer == " Austin" for p in questions])
+        active = [acts > 0 for acts in last_token(model, weights, questions)]
 
-    @staticmethod
-    def active_for(feature: Feature, prompts: tuple[Prompt, ...]) -> float:
-        model, clt = shipped()
-        return float((last_token(model, clt, prompts)[feature.layer][:, feature.index] > 0).float().mean())
+        def stands_for(which: torch.Tensor, share: float) -> list[int]:
+            """The graph's features at the last token, active on this share of these questions and not on others."""
+            rows = enumerate(graph.nodes.features())
+            seen = {row: active[f.layer][:, f.index].float() for row, f in rows if f.pos == target.pos}
+            return [row for row, on in seen.items() if on[which].mean() > share and on[~which].mean() < 0.05]
 
-    def test_texas_features_stand_upstream_of_austin(self) -> None:
-        questions = facts().of("two-hop") + facts().of("two-hop", held_out=True)
-        elsewhere = tuple(p for p in questions if p.state != "Texas")
-        other_texans = tuple(p for p in questions if p.state == "Texas" and p.city != "Dal|las")
-        graph = self.graph()
+        texas_features, austin_features = stands_for(texan, 0.3), stands_for(austin, 0.8)
+        assert texas_features
+        assert austin_features
         adjacency = graph.adjacency()
-        austin = next(row for row in range(len(graph.nodes)) if graph.nodes[row].kind == Kind.TARGET)
-        assert shipped()[0].to_string(torch.tensor([graph.nodes[austin].index])) == " Austin"
-        last = len(shipped()[0].to_tokens(DALLAS)[0]) - 1
-        texas = [
-            row
-            for row, feature in enumerate(graph.nodes.features())
-            if feature.pos == last
-            and self.active_for(feature, other_texans) > 0.5
-            and self.active_for(feature, elsewhere) < 0.05
-        ]
-        assert texas, "no feature at the last token is active on other Texas cities and on few others"
-        says_austin = [row for row in range(graph.nodes.count(Kind.FEATURE)) if adjacency[austin, row] > 0.5]
-        assert says_austin
-        reached = adjacency[austin, texas].sum() + adjacency[says_austin][:, texas].sum()
-        assert float(reached) > 0.5
+        says_austin = adjacency[graph.nodes.row(target)]
+        assert float(adjacency[austin_features][:, texas_features].sum()) > 0.5
+        assert float(says_austin[austin_features].sum()) > 1.0

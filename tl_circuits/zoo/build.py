@@ -61,7 +61,7 @@ BOUNDS = {
     "model: addition held out": Bound(0.99),
     "clt: agreement, trained on": Bound(0.99),
     "clt: agreement, two-hop held out": Bound(0.93),
-    "clt: mean L0": Bound(12, at_least=False),
+    "clt: mean L0": Bound(12.0, at_least=False),
     "clt: state swap": Bound(0.6),
     "clt: state swap, random features": Bound(0.05, at_least=False),
 }

@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -20,11 +19,11 @@ NAME = "tl-circuits-demo"
 
 
 def demo(
-    kind: Literal["bridge", "hooked"] = "bridge", transcoder: Literal["clt", "plt"] = "clt", *, assets: Path = ASSETS
+    kind: str = "bridge", transcoder: str = "clt", *, assets: Path = ASSETS
 ) -> tuple[TransformerBridge | HookedTransformer, CrossLayerTranscoder]:
     """A trained model of three layers and its cross-layer ("clt") or per-layer ("plt") transcoder.
 
-    The model, as a `TransformerBridge` or a `HookedTransformer` of the same weights, answers
+    The model, as a `TransformerBridge` ("bridge") or a `HookedTransformer` ("hooked") of the same weights, answers
 
     - two-hop questions about 200 real US cities: "the capital of the state containing Dallas is" → " Austin"; so, too,
       for bird, flower, tree, abbreviation, demonym, nickname and largest city;

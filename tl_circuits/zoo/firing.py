@@ -18,8 +18,8 @@ from tl_circuits.zoo.world import Prompt, World, name, world
 SUMS = 400
 # No more words than this are named, and as few as hold most of what a feature does.
 NAMED, MOST = 3, 0.8
-# Below this share of a feature's activation, and unless that is twice their share of tokens, words do not tell it.
-TELLING, MORE_THAN_CHANCE = 0.5, 2.0
+# A word tells what a feature fires on from this share of its activation up, where that is so often its share of tokens.
+TELLING, MORE_THAN_CHANCE = 0.2, 3.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Share:
 class Firing:
     """Where and on what one feature fires over the world's prompts, as shares of its summed activation.
 
-    `tokens` are those it fires at. `states`, `cities` and `relations` are what the prompts ask about where it fires,
-    each only where few words hold most of the activation; a word that is itself such a token is not said twice.
+    `tokens` are those it fires at most. `states`, `cities` and `relations` are what the prompts ask about where it
+    fires, each only where it falls on few words, and far more often than by chance; a word that is itself such a token
+    is not said twice.
     """
 
     tokens: tuple[Share, ...]
@@ -45,10 +46,10 @@ class Firing:
 
     def __str__(self) -> str:
         about = [
-            f"{word.word} {word.share:.0%}" for words in (self.states, self.cities, self.relations) for word in words
+            _in_words(share.word, share) for words in (self.states, self.cities, self.relations) for share in words
         ]
-        places = ", ".join(f"{token.word!r} {token.share:.0%}" for token in self.tokens)
-        return ", ".join(about) + (" " if about else "") + (f"at {places}" if places else "never")
+        places = [_in_words(f'"{token.word.strip()}"', token) for token in self.tokens]
+        return ", ".join(about) + (" " if about else "") + (f"at {', '.join(places)}" if places else "never")
 
 
 @torch.no_grad()
@@ -111,23 +112,20 @@ class _Facet:
 
     def most(self, feature: int) -> tuple[Share, ...]:
         """The words that hold most of a feature's activation, the first of them first."""
-        found: list[Share] = []
-        for share, row in zip(*(part.tolist() for part in self.of_features[:, feature].topk(self._named)), strict=True):
-            if share == 0 or sum(word.share for word in found) >= MOST:
-                break
-            found.append(Share(self.words[row], share))
-        return tuple(found)
+        shares = self._strongest(feature)
+        before = [sum(share.share for share in shares[:place]) for place in range(len(shares))]
+        return tuple(share for share, held in zip(shares, before, strict=True) if held < MOST)
 
     def telling(self, feature: int) -> tuple[Share, ...]:
-        """The same words, where they tell what the feature fires on; none where they do not."""
-        found = tuple(share for share in self.most(feature) if share.word)
-        together = sum(share.share for share in found)
+        """The words that tell what a feature fires on; none where they do not."""
+        found = tuple(share for share in self._strongest(feature) if share.word and share.share >= TELLING)
         by_chance = sum(float(self.of_tokens[self.words.index(share.word)]) for share in found)
-        return found if together >= max(TELLING, MORE_THAN_CHANCE * by_chance) else ()
+        return found if sum(share.share for share in found) >= MORE_THAN_CHANCE * by_chance else ()
 
-    @property
-    def _named(self) -> int:
-        return min(NAMED, len(self.words))
+    def _strongest(self, feature: int) -> list[Share]:
+        top = self.of_features[:, feature].topk(min(NAMED, len(self.words)))
+        found = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [Share(self.words[row], share) for row, share in found if share > 0]
 
 
 def _firing(facets: Mapping[str, _Facet], feature: int) -> Firing:
@@ -138,3 +136,7 @@ def _firing(facets: Mapping[str, _Facet], feature: int) -> Firing:
         for facet in ("states", "cities", "relations")
     }
     return Firing(tokens, **about)
+
+
+def _in_words(word: str, share: Share) -> str:
+    return f"{word} {share.share:.0%}"

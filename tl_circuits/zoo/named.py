@@ -1,4 +1,4 @@
-"""What a name stands for: the demo that ships, or a model that TransformerLens finds; with the transcoder to trace it."""
+"""What a name stands for: the demo that ships, or a model that TransformerLens finds; and what to trace it with."""
 
 from pathlib import Path
 from typing import Literal
@@ -45,7 +45,7 @@ def _from_library(name: str, kind: Literal["bridge", "hooked"], dtype: torch.dty
     boot = TransformerBridge.boot_transformers if bridged else HookedTransformer.from_pretrained_no_processing
     try:
         return boot(name, dtype=dtype).eval()
-    # The hub, transformers and TransformerLens raise errors of a dozen kinds; each means that the name is no model here.
+    # The hub, transformers and TransformerLens raise a dozen kinds of errors, each of them about this name.
     except Exception as error:
         reason = " ".join(str(error).split())
         cut = reason if len(reason) <= LONGEST_REASON else reason[:LONGEST_REASON] + " ..."
