@@ -1,9 +1,9 @@
 """How much faster is a full attribution graph here than in circuit-tracer, and is it the same graph?
 
-The peer is `circuit-tracer==0.5.0` from the package index: a third party's republication of upstream 0.4.1 with the same
-algorithm. It runs in an environment of its own (`--peer-python`; made by this script where none is given), on the same
-weights, tokens and transcoder, handed over by file. Graphs are compared before times. CPU seconds, one thread, the peer's
-best of the batch sizes tried.
+The peer is `circuit-tracer==0.5.0` from the package index: a third party's republication of upstream 0.4.1 with the
+same algorithm. It runs in an environment of its own (`--peer-python`; made by this script where none is given), on the
+same weights, tokens and transcoder, handed over by file. Graphs are compared before times. CPU seconds, one thread, the
+peer's best of the batch sizes tried.
 """
 
 import argparse
@@ -105,12 +105,16 @@ def _compare(graph: tlc.AttributionGraph, peer: dict[str, torch.Tensor]) -> dict
     ours = graph.adjacency(max_nodes=50_000)[paper][:, paper]
     mine = torch.stack([graph.nodes.layer, graph.nodes.pos, graph.nodes.index], dim=1)[graph.nodes.span(Kind.FEATURE)]
     if not torch.equal(mine, peer["features"]):
-        raise SystemExit(f"The active features differ: {len(mine)} here, {len(peer['features'])} there. No times are compared.")
+        raise SystemExit(
+            f"The active features differ: {len(mine)} here, {len(peer['features'])} there. No times are compared."
+        )
     worst = float((ours - peer["adjacency"]).abs().max())
     return {"features": len(mine), "max_abs_difference": worst, "max_abs_edge": float(peer["adjacency"].abs().max())}
 
 
-def _result(case: Case, ours: list[dict[str, float]], peer: dict[str, Any], agreement: dict[str, float]) -> dict[str, Any]:
+def _result(
+    case: Case, ours: list[dict[str, float]], peer: dict[str, Any], agreement: dict[str, float]
+) -> dict[str, Any]:
     by_batch: dict[int, list[float]] = {}
     for timing in peer["timings"]:
         by_batch.setdefault(timing["batch_size"], []).append(timing["cpu_s"])
@@ -120,7 +124,8 @@ def _result(case: Case, ours: list[dict[str, float]], peer: dict[str, Any], agre
         "question": __doc__.splitlines()[0],
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": 1, "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("tl-circuits", "transformer-lens", "torch")} | {"peer": PEER, "peer_torch": peer["torch"]},
+        "versions": {name: version(name) for name in ("tl-circuits", "transformer-lens", "torch")}
+        | {"peer": PEER, "peer_torch": peer["torch"]},
         "peer_is": "a third party's republication of upstream circuit-tracer 0.4.1, same algorithm",
         "case": vars(case),
         "agreement": agreement,

@@ -1,4 +1,4 @@
-"""The random case that attribution benchmarks share: a model of GPT-2-small's shape, a transcoder, a prompt, as files."""
+"""The random case that attribution benchmarks share, as files: a GPT-2-small shape, a transcoder, a prompt."""
 
 import argparse
 import json
@@ -41,13 +41,20 @@ class Case:
 def write(case: Case, folder: Path) -> None:
     """Writes the model, the transcoder (in circuit-tracer's layout) and the prompt, all random and seeded."""
     generator = torch.Generator().manual_seed(case.seed)
-    tokens = torch.cat([torch.zeros(1), torch.randint(1, case.d_vocab, (case.n_tokens - 1,), generator=generator)]).long()
+    tokens = torch.cat(
+        [torch.zeros(1), torch.randint(1, case.d_vocab, (case.n_tokens - 1,), generator=generator)]
+    ).long()
     model = HookedTransformer(HookedTransformerConfig(**model_config(case))).eval()
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("hook_resid_mid"))
-    transcoder = _transcoder(case, generator, [cache[f"blocks.{layer}.hook_resid_mid"][0, 1:] for layer in range(case.n_layers)])
+    transcoder = _transcoder(
+        case, generator, [cache[f"blocks.{layer}.hook_resid_mid"][0, 1:] for layer in range(case.n_layers)]
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().contiguous() for name, value in model.named_parameters()} | {"tokens": tokens}, folder / "model.safetensors")
+    save_file(
+        {name: value.detach().contiguous() for name, value in model.named_parameters()} | {"tokens": tokens},
+        folder / "model.safetensors",
+    )
     (folder / "case.json").write_text(json.dumps({"case": asdict(case), "model": model_config(case)}))
     tlc.save_transcoder(transcoder, folder / "transcoder")
 
@@ -82,7 +89,9 @@ def model_config(case: Case) -> dict[str, object]:
 def _transcoder(case: Case, generator: torch.Generator, reads: list[torch.Tensor]) -> tlc.CrossLayerTranscoder:
     W_enc = torch.randn(case.n_layers, case.n_features, case.d_model, generator=generator) / case.d_model**0.5
     spans = [case.n_layers - layer if case.kind == "clt" else 1 for layer in range(case.n_layers)]
-    W_dec = [torch.randn(case.n_features, span, case.d_model, generator=generator) / case.d_model**0.5 for span in spans]
+    W_dec = [
+        torch.randn(case.n_features, span, case.d_model, generator=generator) / case.d_model**0.5 for span in spans
+    ]
     # One threshold per layer, between the last activation that l0 per token lets through and the next.
     thresholds = []
     for rows, read in zip(W_enc, reads, strict=True):

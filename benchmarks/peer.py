@@ -1,4 +1,4 @@
-"""Runs circuit-tracer on a case from files and writes what it computed. Run by the peer's own Python, which has none of ours."""
+"""Runs circuit-tracer on a case from files and writes what it computed, in its own Python, without our package."""
 
 import json
 import resource
@@ -44,11 +44,18 @@ def main(folder: Path, batch_sizes: list[int], out: Path, runs: int) -> None:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             start, cpu = time.perf_counter(), time.process_time()
             graph = attribute(tokens, model, batch_size=batch_size)
-            timing = {"batch_size": batch_size, "wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
+            timing = {
+                "batch_size": batch_size,
+                "wall_s": time.perf_counter() - start,
+                "cpu_s": time.process_time() - cpu,
+            }
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             timings.append(timing | {"peak_mib": peak / 1024, "peak_before_mib": before / 1024})
             print(json.dumps(timings[-1]), file=sys.stderr, flush=True)
-    save_file({"adjacency": graph.adjacency_matrix.float(), "features": graph.active_features.contiguous()}, out.with_suffix(".safetensors"))
+    save_file(
+        {"adjacency": graph.adjacency_matrix.float(), "features": graph.active_features.contiguous()},
+        out.with_suffix(".safetensors"),
+    )
     out.write_text(json.dumps({"timings": timings, "features": len(graph.active_features), "torch": torch.__version__}))
 
 
@@ -57,7 +64,12 @@ def _transcoder(folder: Path, case: dict) -> object:
         return load_clt(str(folder), lazy_decoder=False, dtype=torch.float32)
     paths = {layer: str(folder / f"layer_{layer}.safetensors") for layer in range(case["n_layers"])}
     return load_transcoder_set(
-        paths, scan="case", feature_input_hook="hook_resid_mid", feature_output_hook="hook_mlp_out", dtype=torch.float32, lazy_decoder=False
+        paths,
+        scan="case",
+        feature_input_hook="hook_resid_mid",
+        feature_output_hook="hook_mlp_out",
+        dtype=torch.float32,
+        lazy_decoder=False,
     )
 
 
