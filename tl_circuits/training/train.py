@@ -5,6 +5,9 @@ reconstruct the outputs of all MLPs that they write. A last short stage also min
 full replacement model.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -33,24 +36,37 @@ def train(
     next-token predictions at `scored` positions (default: at all kept ones). Deterministic by `settings.seed`; the
     model is borrowed and left as it was.
     """
-    kept = kept_tokens(tokens, model.tokenizer)
-    weights = torch.ones(len(tokens)) if weights is None else weights
-    if weights.shape != (len(tokens),) or not bool((weights >= 0).all() and weights.sum() > 0):
-        raise SettingError(
-            f"weights has shape {tuple(weights.shape)} for {len(tokens)} prompts: "
-            "give each a number, none negative, and not all 0."
-        )
+    prompts = _Prompts.of(tokens, weights, scored, model.tokenizer)
     draw = torch.Generator().manual_seed(settings.seed)
-    pairs = collect(model, tokens, kept, settings.read, settings.write)
-    per_token = weights[pairs.prompt]
+    pairs = collect(model, tokens, prompts.kept, settings.read, settings.write)
+    per_token = prompts.weights[pairs.prompt]
     units = _units(pairs, per_token, draw)
     transcoder = _initial(units, settings, getattr(model.cfg, "model_name", None), draw)
     _fit(transcoder, units.normalise(pairs), per_token, settings, draw)
     if settings.finetune_steps:
-        _finetune(
-            model, transcoder, units, tokens, kept, kept if scored is None else scored & kept, weights, settings, draw
-        )
+        _finetune(model, transcoder, units, prompts, settings, draw)
     return units.fold(transcoder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompts:
+    """Tokens, which of them count, after which the prediction counts, and how often each prompt is drawn."""
+
+    tokens: Int64[Tensor, "prompt pos"]
+    kept: Bool[Tensor, "prompt pos"]
+    scored: Bool[Tensor, "prompt pos"]
+    weights: Float[Tensor, " prompt"]
+
+    @classmethod
+    def of(cls, tokens: Tensor, weights: Tensor | None, scored: Tensor | None, tokenizer: Any) -> "_Prompts":
+        weights = torch.ones(len(tokens)) if weights is None else weights
+        if weights.shape != (len(tokens),) or not bool((weights >= 0).all() and weights.sum() > 0):
+            raise SettingError(
+                f"weights has shape {tuple(weights.shape)} for {len(tokens)} prompts: "
+                "give each a number, none negative, and not all 0."
+            )
+        kept = kept_tokens(tokens, tokenizer)
+        return cls(tokens, kept, kept if scored is None else scored & kept, weights)
 
 
 def _units(pairs: Pairs, weights: Float[Tensor, " token"], draw: torch.Generator) -> Normalisation:
@@ -116,41 +132,43 @@ def _finetune(
     model: Model,
     transcoder: CrossLayerTranscoder,
     units: Normalisation,
-    tokens: Int64[Tensor, "prompt pos"],
-    kept: Bool[Tensor, "prompt pos"],
-    scored: Bool[Tensor, "prompt pos"],
-    weights: Float[Tensor, " prompt"],
+    prompts: _Prompts,
     settings: TrainingSettings,
     draw: torch.Generator,
 ) -> None:
     """The replacement model's divergence, beside reconstruction and sparsity on what it reads there."""
-    layers = range(transcoder.n_layers)
     transcoder.requires_grad_()
     in_model = units.fold(transcoder).requires_grad_()
     optimizer = torch.optim.Adam(transcoder.parameters(), fused=True)
     with stage("fine-tuning", settings.finetune_steps) as bar:
         for step in range(settings.finetune_steps):
-            rows = torch.multinomial(weights, settings.finetune_prompts, replacement=True, generator=draw)
-            keep, asked = kept[rows], scored[rows]
-            with torch.no_grad():
-                logits = model(tokens[rows])
-            wrote = collect(model, tokens[rows], keep, settings.read, settings.write).writes
+            rows = torch.multinomial(prompts.weights, settings.finetune_prompts, replacement=True, generator=draw)
+            batch = _Prompts(prompts.tokens[rows], prompts.kept[rows], prompts.scored[rows], prompts.weights[rows])
             folded = units.folded(transcoder)
             _load(in_model, folded)
-            with replace_mlps(model, in_model) as features:
-                replaced = model(tokens[rows])
-            recons = [features[f"blocks.{layer}.{settings.write}.hook_transcoder_recons"][keep] for layer in layers]
-            errors = [(recons[layer] - wrote[layer]) / units.write_scale[layer] for layer in layers]
-            active = [features[layer][keep] for layer in layers]
-            norms = losses.decoder_norms(
-                [rows / units.write_scale[s : s + rows.shape[1], None] for s, rows in enumerate(in_model.W_dec)]
-            )
-            loss = losses.divergence(logits[asked], replaced[asked]) + losses.reconstruction(errors)
-            loss = loss + settings.sparsity * losses.sparsity(active, norms, settings.saturation)
+            loss = _replacement_loss(model, in_model, units, batch, settings)
             _backward_through(folded, in_model, loss)
             _step(optimizer, transcoder, settings.finetune_lr_at(step))
             bar.update(1)
     transcoder.requires_grad_(False)
+
+
+def _replacement_loss(
+    model: Model, transcoder: CrossLayerTranscoder, units: Normalisation, batch: _Prompts, settings: TrainingSettings
+) -> Float[Tensor, ""]:
+    layers = range(transcoder.n_layers)
+    with torch.no_grad():
+        logits = model(batch.tokens)
+    wrote = collect(model, batch.tokens, batch.kept, settings.read, settings.write).writes
+    with replace_mlps(model, transcoder) as features:
+        replaced = model(batch.tokens)
+    recons = [features[f"blocks.{layer}.{settings.write}.hook_transcoder_recons"][batch.kept] for layer in layers]
+    errors = [(recons[layer] - wrote[layer]) / units.write_scale[layer] for layer in layers]
+    active = [features[layer][batch.kept] for layer in layers]
+    scales = [units.write_scale[layer : layer + transcoder.W_dec[layer].shape[1], None] for layer in layers]
+    norms = losses.decoder_norms([rows / scale for rows, scale in zip(transcoder.W_dec, scales, strict=True)])
+    loss = losses.divergence(logits[batch.scored], replaced[batch.scored]) + losses.reconstruction(errors)
+    return loss + settings.sparsity * losses.sparsity(active, norms, settings.saturation)
 
 
 def _step(optimizer: torch.optim.Optimizer, transcoder: CrossLayerTranscoder, lr: float) -> None:
