@@ -1,12 +1,13 @@
 """An activation as a file states it: a name, a few numbers, and one tensor of thresholds per layer."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tl_circuits.errors import FileError
+from tl_circuits.errors import FileError, SettingError
 from tl_circuits.transcoder.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
 
 _DTYPES = {
@@ -72,6 +73,18 @@ def build(details: object, thresholds: Sequence[Tensor | None], file: str) -> Ac
         raise FileError(
             f"'{file}' describes its activation as {details}, and {problem}: correct it, or fetch the file again."
         ) from error
+    except SettingError as error:
+        raise FileError(f"'{file}' describes an activation that cannot be: {error}") from error
+
+
+def jump_relu(thresholds: Sequence[Tensor], source: Path, *, rectified: bool = False) -> Activation:
+    """JumpReLU at these thresholds, one tensor per layer; `rectified` where the original takes max(h, 0) as well.
+
+    h·1[h > θ]·1[h > 0] is h·1[h > max(θ, 0)], so a negative θ becomes 0. Raises `FileError`, quoting `source`.
+    """
+    if rectified:
+        thresholds = [threshold.clamp(min=0) for threshold in thresholds]
+    return build({"name": "jump_relu"}, thresholds, str(source))
 
 
 def _build(details: dict[str, Any], thresholds: list[Tensor]) -> Activation:

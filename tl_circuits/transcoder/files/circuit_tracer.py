@@ -18,8 +18,7 @@ zeros, which says the same to circuit-tracer; BatchTopK is stored as the JumpReL
 *cross-layer* TopK or skip does circuit-tracer read less than was written: it knows neither, and takes ReLU and no skip.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,11 +26,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from tl_circuits.errors import FileError, FitError, SettingError
+from tl_circuits.errors import FileError
 from tl_circuits.transcoder.activations import Activation, ReLU, TopK
 from tl_circuits.transcoder.files.activations import build, describe, threshold_at
+from tl_circuits.transcoder.files.configs import read_yaml
 from tl_circuits.transcoder.files.folders import new_folder
-from tl_circuits.transcoder.files.tensors import PICKLES, TensorFile, open_tensors, write_tensors
+from tl_circuits.transcoder.files.layers import Layer, assemble, every_layer, listed, numbered
+from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors, write_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
 CONFIG = "config.yaml"
@@ -50,43 +51,42 @@ def save(transcoder: CrossLayerTranscoder, folder: Path, *, overwrite: bool = Fa
     return folder
 
 
+def choices(folder: Path) -> tuple[str, ...]:
+    """`("",)` where the folder is in this layout, or looks as if it were meant to be; else nothing."""
+    stems = ("W_enc", "W_dec", "layer")
+    has_weights = any(numbered(folder, rf"{stem}_(\d+)\.safetensors") for stem in stems)
+    # These mark other formats, whose files are named alike.
+    if (folder / "W_dec_norm.safetensors").is_file():
+        return ()
+    is_meant = (folder / CONFIG).is_file() and not (folder / "checkpoint.safetensors").is_file()
+    return ("",) if has_weights or is_meant else ()
+
+
 def load(folder: Path) -> CrossLayerTranscoder:
     """Read the folder; see `tl_circuits.load_transcoder`."""
     config = _read_config(folder)
     layers = _read_cross_layer(folder) if config["model_kind"] == CROSS_LAYER else _read_per_layer(folder, config)
     ours = _read_ours(folder, config, layers)
-    has_skip = [layer.W_skip is not None for layer in layers]
-    if any(has_skip) and not all(has_skip):
-        raise FileError(
-            f"'{folder}' has skip weights for layers {_where(has_skip)} of {len(layers)} only: fetch it again."
-        )
-    try:
-        return CrossLayerTranscoder(
-            [layer.W_enc for layer in layers],
-            [layer.b_enc for layer in layers],
-            [layer.W_dec[:, :written] for layer, written in zip(layers, ours["written"], strict=True)],
-            torch.stack([layer.b_dec for layer in layers]),
-            activation=_activation(folder, config, ours, layers),
-            W_skip=[layer.W_skip for layer in layers if layer.W_skip is not None] if all(has_skip) else None,
-            read=config["feature_input_hook"],
-            write=config["feature_output_hook"],
-            model_name=config.get("model_name"),
-            processed_weights=ours["processed_weights"],
-        )
-    except (FitError, SettingError) as error:
-        raise FileError(f"'{folder}' holds weights that make no transcoder. {error}") from error
+    return assemble(
+        folder,
+        [
+            replace(layer.weights, W_dec=layer.weights.W_dec[:, :written])
+            for layer, written in zip(layers, ours["written"], strict=True)
+        ],
+        _activation(folder, config, ours, layers),
+        read=config["feature_input_hook"],
+        write=config["feature_output_hook"],
+        model_name=config.get("model_name"),
+        processed_weights=ours["processed_weights"],
+    )
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer as the files hold it: W_dec is (feature, layers written, d_model), W_skip is (d_in, d_out)."""
+    """One layer as the files hold it."""
 
-    W_enc: Tensor
-    b_enc: Tensor
-    W_dec: Tensor
-    b_dec: Tensor
+    weights: Layer
     threshold: Tensor | None
-    W_skip: Tensor | None
     k: int | None = None
 
 
@@ -159,18 +159,10 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileError(
-            f"'{folder}' has no {CONFIG} (it holds {_listed(folder)}): circuit-tracer's layout needs one, with "
+            f"'{folder}' has no {CONFIG} (it holds {listed(folder)}): circuit-tracer's layout needs one, with "
             f"model_kind ({CROSS_LAYER} or {PER_LAYER}), feature_input_hook and feature_output_hook."
         )
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        problem = str(error).replace("\n", " ")
-        raise FileError(
-            f"'{path}' is not plain YAML ({problem}): tags that make objects are refused; fetch it again."
-        ) from error
-    if not isinstance(config, dict):
-        raise FileError(f"'{path}' holds {type(config).__name__}, not a table of settings: fetch it again.")
+    config = dict(read_yaml(path).settings)
     kind = config.get("model_kind")
     if kind not in (CROSS_LAYER, PER_LAYER):
         raise FileError(f"model_kind: {kind!r} in '{path}' is unknown: {CROSS_LAYER} and {PER_LAYER} are read.")
@@ -206,7 +198,7 @@ def _read_cross_layer(folder: Path) -> list[_Layer]:
         W_dec = decoder.get(f"W_dec_{layer}", n_features, n_layers - layer, d_model)
         threshold = encoder.get(f"threshold_{layer}", n_features) if f"threshold_{layer}" in encoder.shapes else None
         W_skip = encoder.get(f"W_skip_{layer}", d_model, d_model) if f"W_skip_{layer}" in encoder.shapes else None
-        layers.append(_Layer(W_enc, b_enc, W_dec, b_dec, threshold, W_skip))
+        layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip), threshold))
     return layers
 
 
@@ -221,33 +213,14 @@ def _read_per_layer(folder: Path, config: dict[str, Any]) -> list[_Layer]:
         threshold = file.get(_THRESHOLD, n_features) if _THRESHOLD in file.shapes else None
         W_skip = file.get("W_skip", d_model, d_model).T if "W_skip" in file.shapes else None
         k = int(file.get("k", dtypes=("I64", "I32"))) if "k" in file.shapes else None
-        layers.append(_Layer(W_enc, b_enc, W_dec, b_dec, threshold, W_skip, k))
+        layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip), threshold, k))
     return layers
 
 
 def _numbered(folder: Path, stem: str) -> list[TensorFile]:
     """The files `{stem}_{l}.safetensors`, in the order of l."""
-    found = {
-        int(match[1]): path
-        for path in folder.iterdir()
-        if (match := re.fullmatch(rf"{stem}_(\d+)\.safetensors", path.name)) is not None
-    }
-    if not found:
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
-        refused = (
-            f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors." if pickled else ""
-        )
-        raise FileError(
-            f"'{folder}' has no {stem}_0.safetensors (it holds {_listed(folder)}): fetch it whole.{refused}"
-        )
-    n_layers = max(found) + 1
-    if len(found) < n_layers:
-        missing = next(layer for layer in range(n_layers) if layer not in found)
-        raise FileError(
-            f"'{folder}' has no {stem}_{missing}.safetensors; files of layers {', '.join(map(str, sorted(found)))} are "
-            f"there, and {n_layers - len(found)} of {n_layers} are missing: fetch them, or undo the renaming."
-        )
-    return [open_tensors(found[layer]) for layer in sorted(found)]
+    found = numbered(folder, rf"{stem}_(\d+)\.safetensors")
+    return [open_tensors(path) for path in every_layer(folder, found, f"{stem}_{{}}.safetensors")]
 
 
 def _listed_paths(folder: Path, config: dict[str, Any]) -> list[Path]:
@@ -268,14 +241,14 @@ def _listed_paths(folder: Path, config: dict[str, Any]) -> list[Path]:
             )
         if path.suffix != ".safetensors" or not (folder / path).is_file():
             raise FileError(
-                f"'{entry}' in '{folder / CONFIG}' is no safetensors file in the folder: it holds {_listed(folder)}."
+                f"'{entry}' in '{folder / CONFIG}' is no safetensors file in the folder: it holds {listed(folder)}."
             )
     return [folder / entry for entry in entries]
 
 
 def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> dict[str, Any]:
     """The key that only this package writes, with what a folder from elsewhere means by its absence."""
-    whole = [layer.W_dec.shape[1] for layer in layers]
+    whole = [layer.weights.W_dec.shape[1] for layer in layers]
     ours = {"format": 1, "activation": None, "written": whole, "processed_weights": False} | _table(
         folder, "tl_circuits", config.get("tl_circuits") or {}
     )
@@ -322,14 +295,5 @@ def _table(folder: Path, name: str, value: object) -> dict[str, Any]:
     return value
 
 
-def _listed(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return (", ".join(names[:6]) or "nothing") + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
 def _span(n_layers: int) -> str:
     return f"0 to {n_layers - 1}"
-
-
-def _where(flags: list[bool]) -> str:
-    return ", ".join(str(layer) for layer, flag in enumerate(flags) if flag) or "none"

@@ -1,0 +1,101 @@
+"""Which format a folder is in, told from its files. A further format is a file with `choices` and `load`, and a row."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tl_circuits.errors import FileError
+from tl_circuits.transcoder.files import circuit_tracer
+from tl_circuits.transcoder.files.layers import listed
+from tl_circuits.transcoder.files.tensors import PICKLES
+from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
+
+
+@dataclass(frozen=True)
+class Format:
+    """One layout of files.
+
+    `choices(folder)` names the transcoders that lie in a folder in this format: nothing where it is not in this
+    format, `("",)` where it holds one. `load(folder, choice)` reads one of them.
+    """
+
+    name: str
+    choices: Callable[[Path], tuple[str, ...]]
+    load: Callable[[Path, str], CrossLayerTranscoder]
+
+
+FORMATS = (Format("circuit-tracer", circuit_tracer.choices, lambda folder, _: circuit_tracer.load(folder)),)
+
+
+@dataclass(frozen=True)
+class _Found:
+    folder: Path
+    format: Format
+    choice: str
+    label: str
+    """What `variant` calls it: its path below the folder that was named, then the choice within."""
+
+
+def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayerTranscoder:
+    """The transcoder in a folder, in whatever known format it lies there.
+
+    Where the folder holds several (widths, sparsities, seeds, checkpoints, or folders of them up to two levels down),
+    `variant` names one of them; the error that asks for it lists the names. The files alone decide the format.
+
+    Raises `FileError` where nothing is recognised, more than one is and `variant` does not choose, or the files are
+    incomplete, damaged or pickles.
+    """
+    folder = _existing(folder)
+    found = list(_search(folder, folder, depth=2))
+    if not found:
+        raise FileError(
+            f"'{folder}' holds {listed(folder)}, and no transcoder in a format that is read "
+            f"({', '.join(known.name for known in FORMATS)}): give the folder that holds the weights and their config."
+            + _about_pickles(folder)
+        )
+    fitting = [each for each in found if variant is None or variant in (each.label, each.format.name)]
+    if len(fitting) == 1:
+        return fitting[0].format.load(fitting[0].folder, fitting[0].choice)
+    labels = sorted({each.label or each.format.name for each in found})
+    shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
+    if variant is not None and not fitting:
+        raise FileError(f"There is no variant {variant!r} in '{folder}', which holds {shown}: give one of these.")
+    raise FileError(
+        f"'{folder}' holds {len(found)} transcoders ({shown}): give one of these as variant, or its folder as source."
+    )
+
+
+def _search(top: Path, folder: Path, depth: int) -> Iterator[_Found]:
+    """What lies in a folder, or else in those below it: a folder that is recognised is not looked into."""
+    here = [(known, choice) for known in FORMATS for choice in known.choices(folder)]
+    below = folder.relative_to(top).as_posix() if folder != top else ""
+    for known, choice in here:
+        # Two formats in one folder are told apart by their names.
+        name = choice or (known.name if len({known.name for known, _ in here}) > 1 else "")
+        yield _Found(folder, known, choice, "/".join(part for part in (below, name) if part))
+    if not here and depth:
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and not path.name.startswith("."):
+                yield from _search(top, path, depth - 1)
+
+
+def _existing(source: str | Path) -> Path:
+    folder = Path(source).expanduser()
+    if folder.suffix.lower() in PICKLES:
+        raise FileError(
+            f"'{source}' is a {folder.suffix} file. Such files can run code when they are opened, so tl_circuits does "
+            "not: convert it to safetensors where you trust it, and give the folder."
+        )
+    if folder.is_file():
+        raise FileError(f"'{source}' is a file: give the folder that holds it, '{folder.parent}'.")
+    if not folder.is_dir():
+        raise FileError(
+            f"There is no folder '{source}' on this machine. This version loads transcoders from local folders only: "
+            "download a hub repository first, then give the path of its folder."
+        )
+    return folder
+
+
+def _about_pickles(folder: Path) -> str:
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+    return f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors." if pickled else ""
