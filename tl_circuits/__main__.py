@@ -1,0 +1,277 @@
+"""The command line: results on standard output, progress and errors on standard error, 0, 1 or 2 as the exit code.
+
+Model libraries are imported inside the commands, so that `--help` answers at once.
+"""
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import tl_circuits
+from tl_circuits.errors import FileError, TargetError, TLCircuitsError, TLCircuitsWarning
+
+if TYPE_CHECKING:
+    from tl_circuits.graph.report import Output, Report
+    from tl_circuits.nodes import Feature
+    from tl_circuits.replacement import LocalReplacementModel
+
+DEMO = "demo"
+DEMO_PROMPT = "the capital of the state containing Dallas is"
+ANOTHER_PROMPT = "the bird of the state containing Oakland is"
+# What the demo's JSON keeps, for viewers: the paper's thresholds.
+VIEWED = (0.8, 0.98)
+TOP_OUTPUTS = 5
+
+# Plain help and usage messages: they are read in narrow terminals and by programs too.
+app = typer.Typer(
+    help="Circuit tracing with cross-layer transcoders, for TransformerLens and SAELens.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class ModelClass(StrEnum):
+    """The classes of TransformerLens that a model can be loaded as."""
+
+    bridge = "bridge"
+    hooked = "hooked"
+
+
+class Precision(StrEnum):
+    """The dtypes that a model can be loaded in."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def _share(value: float | None) -> float | None:
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"{value:g} is no share: give a number above 0 and at most 1.")
+    return value
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"tl-circuits {tl_circuits.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option(help="The folder that dallas.graph and dallas.json are written into.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Trace "the capital of the state containing Dallas is" through the small model that ships with the package.
+
+    Prints what the model says next, how well the graph explains it, the features that matter and what they fire on, and
+    the strongest paths. No network is asked.
+    """
+    with _working():
+        import torch
+
+        from tl_circuits.attribution import attribute
+        from tl_circuits.graph.report import Report
+        from tl_circuits.replacement import localize
+        from tl_circuits.zoo.firing import labelled
+        from tl_circuits.zoo.named import load
+
+        # Tiny operations gain nothing from a second thread, and lose much to it where the machine is busy.
+        torch.set_num_threads(1)
+        _make_folder(out)
+        _say("loading the demo")
+        model, transcoder = load(DEMO, None)
+        local = localize(model, transcoder, DEMO_PROMPT)
+        graph = labelled(attribute(local), model, transcoder)
+        files = {"graph": graph.save(out / "dallas.graph"), "json": out / "dallas.json"}
+        graph.prune(*VIEWED).to_json(files["json"])
+        report = Report(graph, _top_outputs(local), files, n_paths=10)
+    _show(report, as_json)
+    if not as_json:
+        typer.echo(f"Next, another: tl-circuits trace --prompt {json.dumps(ANOTHER_PROMPT)}")
+
+
+@app.command("trace")
+def trace_command(
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to trace.")],
+    model: Annotated[str, typer.Option(help="A model TransformerLens knows, its folder, or 'demo'.")] = DEMO,
+    transcoder: Annotated[str | None, typer.Option(help="The folder of a transcoder; 'demo' brings its own.")] = None,
+    plt: Annotated[bool, typer.Option("--plt", help="Take the demo's per-layer transcoder, not its CLT.")] = False,
+    model_class: Annotated[
+        ModelClass, typer.Option("--class", help="TransformerBridge, or HookedTransformer without weight processing.")
+    ] = ModelClass.bridge,
+    dtype: Annotated[Precision, typer.Option(help="What to load the model in.")] = Precision.float32,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="A token to explain, or a feature such as L2/120@-1, instead of likely ones; repeatable."),
+    ] = None,
+    max_targets: Annotated[int, typer.Option(min=1, help="How many likely tokens to explain at most.")] = 10,
+    coverage: Annotated[
+        float, typer.Option(callback=_share, help="Stop when this share of influence is traced; 1 traces all.")
+    ] = 1.0,
+    max_features: Annotated[int | None, typer.Option(min=1, help="Trace at most this many features.")] = None,
+    prune: Annotated[
+        float | None, typer.Option(callback=_share, help="Keep the nodes that carry this share of influence, say 0.8.")
+    ] = None,
+    prune_edges: Annotated[
+        float, typer.Option(callback=_share, help="With --prune, keep the edges that carry this share.")
+    ] = 0.98,
+    out: Annotated[Path | None, typer.Option(help="Write the graph here; tlc.load_graph reads it.")] = None,
+    json_out: Annotated[Path | None, typer.Option(help="Write JSON for circuit-tracer's viewers here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Trace one prompt: which features lead from its tokens to what the model says next."""
+    _check_choice(model, transcoder, plt)
+    with _working():
+        import torch
+
+        from tl_circuits.attribution import attribute
+        from tl_circuits.graph.report import Report
+        from tl_circuits.replacement import localize
+        from tl_circuits.zoo.firing import labelled
+        from tl_circuits.zoo.named import load
+
+        for path in (out, json_out):
+            _check_place(path)
+        _say(f"loading {model}")
+        shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
+        borrowed, found = load(model, transcoder, shipped=shipped, kind=model_class.value, dtype=parameters)
+        local = localize(borrowed, found, prompt)
+        wanted = [_target(text) for text in target] if target else None
+        graph = attribute(local, wanted, coverage=coverage, max_features=max_features, max_targets=max_targets)
+        graph = labelled(graph, borrowed, found) if model == DEMO else graph
+        graph = graph if prune is None else graph.prune(prune, prune_edges)
+        files = {} if out is None else {"graph": graph.save(out)}
+        if json_out is not None:
+            graph.to_json(json_out)
+            files["json"] = json_out
+        report = Report(graph, _top_outputs(local), files)
+    _show(report, as_json)
+
+
+def main() -> None:
+    """The command `tl-circuits`."""
+    app(prog_name="tl-circuits")
+
+
+def _check_choice(model: str, transcoder: str | None, plt: bool) -> None:
+    if model != DEMO and transcoder is None:
+        raise typer.BadParameter(
+            f"{model!r} brings no transcoder: name the folder of one.", param_hint="'--transcoder'"
+        )
+    if plt and (model != DEMO or transcoder is not None):
+        raise typer.BadParameter(
+            "it is the demo's own: leave out --model and --transcoder, or leave out --plt.", param_hint="'--plt'"
+        )
+
+
+@contextmanager
+def _working() -> Iterator[None]:
+    """What libraries print meanwhile goes to standard error; an error of ours is one line there, and exit code 1."""
+    try:
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("always", category=TLCircuitsWarning)
+            # Whoever asks for a HookedTransformer by name need not be told that TransformerLens 4 will drop it.
+            warnings.filterwarnings("ignore", message="HookedTransformer", category=DeprecationWarning)
+            warnings.showwarning = _in_one_line(warnings.showwarning)
+            yield
+    except TLCircuitsError as error:
+        typer.echo(f"tl-circuits: {_one_line(error)}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+        if issubclass(category, TLCircuitsWarning):
+            typer.echo(f"warning: {_one_line(message)}", err=True)
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"{_one_line(text)} ...", err=True)
+
+
+def _one_line(message: object) -> str:
+    from tl_circuits.graph.report import visible
+
+    return visible(" ".join(str(message).split()))
+
+
+def _target(text: str) -> "str | Feature":
+    from tl_circuits.nodes import Feature
+
+    try:
+        return Feature.parse(text)
+    except TargetError:
+        return text
+
+
+def _top_outputs(local: "LocalReplacementModel") -> "tuple[Output, ...]":
+    from tl_circuits.graph.report import Output
+
+    top = local.logits[-1].float().softmax(-1).topk(min(TOP_OUTPUTS, local.logits.shape[-1]))
+    tokenizer = local.model.tokenizer
+    return tuple(
+        Output(tokenizer.decode([token]), probability)
+        for token, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(
+            f"'{folder}' is no folder to write into ({error.strerror}): give another with --out."
+        ) from error
+
+
+def _check_place(file: Path | None) -> None:
+    # Said before minutes of tracing, and not after them.
+    if file is not None and (file.expanduser().is_dir() or not file.expanduser().parent.is_dir()):
+        raise FileError(f"'{file}' cannot be written: give the name of a file in a folder that exists.")
+
+
+def _show(report: "Report", as_json: bool) -> None:
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), allow_nan=False))
+    else:
+        # A token that the terminal's encoding lacks is written as an escape, not refused.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        console = Console(highlight=False)
+        with console.capture() as printed:
+            console.print(report)
+        typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+if __name__ == "__main__":
+    main()
