@@ -267,6 +267,13 @@ def test_a_warning_is_one_line_and_not_among_the_results(folders: tuple[str, str
     assert any(line.startswith("warning: The model is in torch.bfloat16") for line in warned)
 
 
+def test_words_that_the_model_does_not_know_are_warned_of(folders: tuple[str, str]) -> None:
+    result = trace(folders, "--json", prompt="the capital of Zembla is")
+    assert "warning: The model's vocabulary lacks what stands at positions [4]" in result.stderr
+    assert json.loads(result.stdout)["tokens"][4] == "<unk>"
+    assert "vocabulary" not in trace(folders, "--json").stderr
+
+
 def test_what_libraries_print_is_not_among_the_results(
     folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
