@@ -84,13 +84,18 @@ class _Replacement:
     ) -> None:
         self._transcoder, self._cache, self._error_terms = transcoder, cache, error_terms
         self._bos = getattr(model.tokenizer, "bos_token_id", None) if mask_bos else None
+        self._pad = getattr(model.tokenizer, "pad_token_id", None)
         self._kept: Tensor | None = None
         self._reads: dict[int, Tensor] = {}
         self._activations: list[Tensor] = []
 
     def tokens(self, ids: Int[Tensor, "batch pos"]) -> None:
-        """Remembers where the sequences' leading beginning-of-sequence tokens stand."""
-        self._kept = None if self._bos is None else (ids == self._bos).cumprod(-1).bool().unsqueeze(-1)
+        """Remembers where the sequences' leading beginning-of-sequence tokens stand, after padding on the left."""
+        if self._bos is None:
+            return
+        is_bos = ids == self._bos
+        before_text = is_bos if self._pad is None else is_bos | (ids == self._pad)
+        self._kept = (is_bos & before_text.cumprod(-1).bool()).unsqueeze(-1)
 
     def read(self, layer: int) -> Callable[[Tensor], None]:
         """Encodes what the transcoder reads at a layer."""
