@@ -1,6 +1,7 @@
 """The package as a whole: its public names, what they load, which room may import which, and what a wheel holds."""
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -202,11 +203,32 @@ def test_what_is_pinned_covers_what_is_asked_for() -> None:
     assert str(pins[canonicalize_name("torch")]) == "torch==2.13.0"
 
 
-@pytest.mark.slow
-def test_a_wheel_holds_the_code_the_data_and_the_licence(tmp_path: Path) -> None:
-    process = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    process = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder))
     assert process.returncode == 0, process.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_a_wheel_alone_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    # Before the checkout that tests run from, which an editable install puts on the path too.
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "installed"), "HF_HUB_OFFLINE": "1"}
+    where = "import tl_circuits, sys; print(tl_circuits.__file__)"
+    found = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert Path(found.stdout.strip()).is_relative_to(tmp_path)
+    command = [sys.executable, "-m", "tl_circuits", "demo", "--json"]
+    demo = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert demo.returncode == 0, demo.stderr
+    assert "Austin" in demo.stdout
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_code_the_data_and_the_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         info = f"tl_circuits-{tl_circuits.__version__}.dist-info"
