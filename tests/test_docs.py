@@ -1,24 +1,33 @@
-"""The documentation: its examples run and print what it shows, its pages build, and what it names exists."""
+"""The documentation: its examples run and print what it shows, its pages build, and what it names exists.
+
+`python tests/test_docs.py` writes the README's example, its output and its figures anew, from the files they are from.
+"""
 
 import ast
+import json
 import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+FIRST = ROOT / "docs" / "examples" / "first_look.py"
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("attribution_vs_circuit_tracer-*.json"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     # The documentation speaks UTF-8 whatever the machine does.
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=600, check=False
     )
@@ -69,21 +78,126 @@ def test_every_test_that_is_named_exists() -> None:
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{file}::{name}"
 
 
-def test_python_in_the_readme_is_python_that_names_what_there_is() -> None:
+# The README
+
+
+def readme_of(text: str) -> str:
+    """The README with its first example, that example's output, and its figures, as the files have them."""
+    text = _between(text, "```python\n", "```", FIRST.read_text(encoding="utf-8"))
+    text = _between(text, "```text\n", "```", FIRST.with_suffix(".txt").read_text(encoding="utf-8"))
+    text = _between(text, "<!-- figures -->\n", "<!-- /figures -->", figures())
+    return _between(text, "<!-- benchmarks -->\n", "<!-- /benchmarks -->", benchmarks()) if RESULTS else text
+
+
+def _between(text: str, start: str, end: str, new: str) -> str:
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    assert found, f"README.md lacks {start!r} ... {end!r}"
+    return f"{before}{start}{new}{end}{after}"
+
+
+def figures() -> str:
+    """What the demo's transcoder is worth, in a sentence or two."""
+    record = json.loads((ROOT / "tl_circuits" / "zoo" / "assets" / "figures.json").read_text(encoding="utf-8"))
+    found = record["figures"]
+    return _paragraph(
+        f"The demo is a toy of {record['model']['n_layers']} layers, and so are its figures. The model answers "
+        f"{found['model: two-hop held out']:.1%} of held-out two-hop questions. With every MLP replaced by the "
+        f"cross-layer transcoder it still gives its own answer to {found['clt: agreement, two-hop held out']:.1%} of "
+        f"them, with {found['clt: mean L0']:.1f} features active per token and layer. Patching the features of one "
+        f"state out and those of another in turns {found['clt: state swap']:.0%} of the answers into the other "
+        f"state's; as many random features turn {found['clt: state swap, random features']:.0%}."
+    )
+
+
+def benchmarks() -> str:
+    """The measurements against circuit-tracer as a table, with the conditions they were taken under."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS]
+    peers = {f"`{result['versions']['peer']}`, {result['peer_is']}" for result in results}
+    machines = {f"{result['machine']['threads']} thread(s) of {result['machine']['cpu']}" for result in results}
+    return (
+        _paragraph(
+            "A full attribution graph here and in circuit-tracer, of the same model, transcoder and prompt, all "
+            f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers))}. CPU seconds on "
+            f"{'; '.join(sorted(machines))}; smaller is better."
+        )
+        + "\n| case | features | here | peer | ratio | edges differ by | runs | date |\n"
+        + "|---|--:|--:|--:|--:|--:|--:|---|\n"
+        + "".join(row(result) for result in results)
+        + "\n"
+        + _paragraph(
+            "L0 is the mean number of features active per layer and token. The peer's time is that of the best batch "
+            "size tried. Edges differ at most by as much, of a largest edge of the size that follows. Runs are ours "
+            "and the peer's. Versions and all timings stand in `benchmarks/results`, the script beside them."
+        )
+    )
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def row(result: dict[str, Any]) -> str:
+    """One measurement."""
+    case, agreement = result["case"], result["agreement"]
+    sizes = sorted({timing["batch_size"] for timing in result["peer"]})
+    cells = (
+        f"{case['kind'].upper()}, {case['n_tokens']} tokens, L0 {case['l0']}, batch size {', '.join(map(str, sizes))}",
+        f"{agreement['features']:,}",
+        f"{result['ours_cpu_s']:.1f} s",
+        f"{result['peer_cpu_s']:.1f} s",
+        f"{result['ratio']:.1f}",
+        f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}",
+        f"{len(result['ours'])} + {len(result['peer'])}",
+        result["when"][:10],
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def test_the_readme_shows_its_example_and_its_figures_as_they_are() -> None:
+    text = README.read_text(encoding="utf-8")
+    fresh = readme_of(text)
+    # Measurements may be newer than the README, but what it says is what a file says.
+    stale = [line for line in text.splitlines() if line not in fresh.splitlines()]
+    assert not stale, f"run `python tests/test_docs.py`; these lines have changed: {stale}"
+    assert FIRST.read_text(encoding="utf-8") in text
+    assert FIRST.with_suffix(".txt").read_text(encoding="utf-8") in text
+
+
+def test_the_readmes_first_screen_ends_with_its_output() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    fences = [number for number, line in enumerate(lines, start=1) if line.startswith("```")]
+    assert fences[3] <= 30
+    assert max(map(len, lines)) <= 120
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_what_pages_call_by_the_short_name_exists() -> None:
     import tl_circuits
 
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tlc":
-                assert node.attr in tl_circuits.__all__
+    texts = [README, *(ROOT / "docs").rglob("*.md"), *EXAMPLES, ROOT / "CHANGELOG.md"]
+    for path in texts:
+        for name in re.findall(r"\btlc\.(\w+)", path.read_text(encoding="utf-8")):
+            assert name in tl_circuits.__all__, f"{path.name}: tlc.{name}"
 
 
-def test_lines_of_the_readme_fit_a_screen() -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert max(map(len, lines)) <= 125
+def test_methods_that_the_readme_names_are_methods_of_a_graph() -> None:
+    from tl_circuits import AttributionGraph
+
+    cells = re.findall(r"^\| (`graph\..*?) \|", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    names = [name for cell in cells for name in re.findall(r"`(?:graph)?\.(\w+)`", cell)]
+    assert len(names) > 8
+    for name in names:
+        assert callable(getattr(AttributionGraph, name)), name
+
+
+# The site
 
 
 @pytest.mark.slow
@@ -108,3 +222,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     text = (tmp_path / "site" / "api" / "transcoders.html").read_text(encoding="utf-8")
     assert "Replaces the MLPs of a model by sparse features" in text
     assert "https://fonts" not in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    README.write_text(readme_of(README.read_text(encoding="utf-8")), encoding="utf-8")

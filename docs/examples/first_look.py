@@ -1,0 +1,14 @@
+"""Does the model think of Texas on its way from Dallas to Austin?"""
+
+import tl_circuits as tlc
+from tl_circuits.zoo.firing import labelled
+
+model, clt = tlc.demo()  # a small trained model and its transcoder, both of them files of the package
+graph = tlc.trace(model, clt, "the capital of the state containing Dallas is")
+graph = labelled(graph, model, clt)  # labels: what a feature fires on, over all prompts of the demo's world
+
+texas = graph.find("Texas")[0]  # the prompt never says it
+print(texas)
+print(graph.paths(1, source="token@8", target=texas.id)[0])
+print(graph.paths(1, source=texas.id)[0])
+print(graph.scores())
