@@ -82,6 +82,16 @@ def test_a_tap_sees_and_replaces_what_passes(family: str, model_class: str, poin
 
 
 @both
+@every_family
+def test_the_mlp_turns_what_is_read_before_it_into_what_is_read_after_it(family: str, model_class: str) -> None:
+    model, read, written = models.model_of(family, model_class), [], []
+    taps = [expected(model_class, "blocks.1", point) for point in ("mlp.hook_in", "mlp.hook_out")]
+    with installed(model, {taps[0]: read.append, taps[1]: written.append}):
+        model(TOKENS)
+    torch.testing.assert_close(model.blocks[1].mlp(read[0]), written[0])
+
+
+@both
 @pytest.mark.parametrize("leave", ["at the end", "by an exception", "by an exception in a pass"])
 def test_every_hook_comes_off_by_whatever_way(model_class: str, leave: str) -> None:
     model = models.model_of("gpt2", model_class)
