@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from tl_circuits.errors import FileError, FitError
-from tl_circuits.transcoder import Activation, BatchTopK, CrossLayerTranscoder, JumpReLU, ReLU, TopK
+from tl_circuits.transcoder import Activation, BatchTopK, CrossLayerTranscoder, GroupMax, JumpReLU, ReLU, TopK
 from tl_circuits.transcoder.files import load_transcoder, save_transcoder
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -39,7 +39,7 @@ def transcoders(draw: st.DrawFn) -> CrossLayerTranscoder:
     def weights(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    kind = draw(st.sampled_from(["relu", "jump_relu", "jump_relu at one threshold", "topk", "batch_topk"]))
+    kind = draw(st.sampled_from(["relu", "jump_relu", "jump_relu at one threshold", "topk", "groupmax", "batch_topk"]))
     if kind == "jump_relu":
         n_features = [n_features[0]] * n_layers
     activation = {
@@ -47,6 +47,7 @@ def transcoders(draw: st.DrawFn) -> CrossLayerTranscoder:
         "jump_relu": JumpReLU(weights(n_layers, n_features[0]), bandwidth=draw(st.sampled_from([0.1, 1.0, 2.0]))),
         "jump_relu at one threshold": JumpReLU(draw(st.floats(-2, 2, width=32))),
         "topk": TopK(draw(st.integers(1, 9)), relu=draw(st.booleans())),
+        "groupmax": GroupMax(1),
         "batch_topk": BatchTopK(draw(st.integers(1, 9)), weights(n_layers)),
     }[kind]
     return CrossLayerTranscoder(
@@ -266,7 +267,9 @@ def test_what_is_written_holds_the_names_and_shapes_of_the_layout_and_no_more(
     assert config["feature_input_hook"] == transcoder.read
     assert config["feature_output_hook"] == "hook_mlp_out"
     assert config["model_name"] == transcoder.model_name
-    assert {"relu": "relu", "topk": "topk"}.get(transcoder.activation.name) == config.get("activation")
+    assert {"relu": "relu", "topk": "topk", "groupmax": "groupmax"}.get(transcoder.activation.name) == config.get(
+        "activation"
+    )
     assert config.get("k") == (transcoder.activation.k if isinstance(transcoder.activation, TopK) else None)
     expected: dict[str, dict[str, tuple[int, ...]]] = {}
     for layer, n in enumerate(transcoder.n_features):
@@ -578,7 +581,7 @@ CROSS_LAYER_FAULTS = {
     "deep nesting": (lambda f: (f / "config.yaml").write_text("[" * 100_000), r"is not plain YAML"),
     "unknown activation": (
         lambda f: rewrite(f, tl_circuits=None, activation="gelu"),
-        r"activation: 'gelu' in .* is unknown: relu, jump_relu, topk and batch_topk are read",
+        r"activation: 'gelu' in .* is unknown: relu, jump_relu, topk, groupmax and batch_topk are read",
     ),
     "topk without k": (
         lambda f: rewrite(f, tl_circuits=None, activation="topk"),

@@ -105,6 +105,29 @@ class TopK(Activation):
         return torch.zeros_like(values).scatter(-1, top.indices, top.values)
 
 
+class GroupMax(Activation):
+    """The largest positive pre-activation in each of k equal groups of neighbouring features; the rest is zeroed.
+
+    Raises `SettingError` where the number of features is no multiple of k.
+    """
+
+    name = "groupmax"
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = _positive(k)
+
+    def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:
+        n_features = preactivations.shape[-1]
+        if n_features % self.k:
+            raise SettingError(
+                f"GroupMax cannot divide {n_features} features into k={self.k} equal groups: k has to divide them."
+            )
+        groups = preactivations.relu().unflatten(-1, (self.k, -1))
+        top = groups.max(dim=-1, keepdim=True)
+        return torch.zeros_like(groups).scatter(-1, top.indices, top.values).flatten(-2)
+
+
 class BatchTopK(Activation):
     """Positive pre-activations above one threshold per layer, learned while the k·batch largest of a batch were kept.
 

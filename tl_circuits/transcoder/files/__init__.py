@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tl_circuits.transcoder.files import circuit_tracer
+from tl_circuits.transcoder.files.circuit_tracer import save
+from tl_circuits.transcoder.files.dunefsky import convert as convert
 from tl_circuits.transcoder.files.formats import load_folder
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -16,7 +17,7 @@ def save_transcoder(transcoder: CrossLayerTranscoder, folder: str | Path, *, ove
 
     Raises `FileError` where the folder exists or cannot be written.
     """
-    return circuit_tracer.save(transcoder, Path(folder), overwrite=overwrite)
+    return save(transcoder, Path(folder), overwrite=overwrite)
 
 
 def load_transcoder(source: str | Path, *, variant: str | None = None) -> CrossLayerTranscoder:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tl_circuits.errors import FileError, SettingError
-from tl_circuits.transcoder.activations import Activation, BatchTopK, JumpReLU, ReLU, TopK
+from tl_circuits.transcoder.activations import Activation, BatchTopK, GroupMax, JumpReLU, ReLU, TopK
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -23,14 +23,16 @@ def describe(activation: Activation) -> dict[str, Any]:
         return {"name": "jump_relu", "bandwidth": activation.bandwidth}
     if isinstance(activation, TopK):
         return {"name": "topk", "k": activation.k, "relu": activation.relu}
+    if isinstance(activation, GroupMax):
+        return {"name": "groupmax", "k": activation.k}
     if isinstance(activation, BatchTopK):
         dtype = str(activation.threshold.dtype).removeprefix("torch.")
         # A double holds every number of the smaller dtypes, and is printed so that it reads back the same.
         threshold = activation.threshold.detach().double().tolist()
         return {"name": "batch_topk", "k": activation.k, "threshold": threshold, "dtype": dtype}
     raise FileError(
-        f"The activation {type(activation).__name__} has no name in this file format: use ReLU, JumpReLU, TopK or "
-        "BatchTopK."
+        f"The activation {type(activation).__name__} has no name in this file format: use ReLU, JumpReLU, TopK, "
+        "GroupMax or BatchTopK."
     )
 
 
@@ -49,10 +51,10 @@ def build(details: object, thresholds: Sequence[Tensor | None], file: str) -> Ac
     Raises `FileError`, quoting `file`, where the two do not agree or say nothing that is known.
     """
     name = details.get("name") if isinstance(details, dict) else None
-    if not isinstance(details, dict) or name not in ("relu", "jump_relu", "topk", "batch_topk"):
+    if not isinstance(details, dict) or name not in ("relu", "jump_relu", "topk", "groupmax", "batch_topk"):
         raise FileError(
-            f"activation: {details if name is None else name!r} in '{file}' is unknown: relu, jump_relu, topk and "
-            "batch_topk are read."
+            f"activation: {details if name is None else name!r} in '{file}' is unknown: relu, jump_relu, topk, "
+            "groupmax and batch_topk are read."
         )
     present = [layer for layer, threshold in enumerate(thresholds) if threshold is not None]
     listed = ", ".join(map(str, present)) or "none"
@@ -61,7 +63,7 @@ def build(details: object, thresholds: Sequence[Tensor | None], file: str) -> Ac
             f"Beside '{file}' there are thresholds for layers {listed} of {len(thresholds)} only: fetch the folder "
             "again."
         )
-    if name in ("relu", "topk") and present:
+    if name in ("relu", "topk", "groupmax") and present:
         raise FileError(
             f"'{file}' says activation: {name}, but there are thresholds for layers {listed}. Leave activation out for "
             "JumpReLU, or take the thresholds out of the files."
@@ -95,6 +97,8 @@ def _build(details: dict[str, Any], thresholds: list[Tensor]) -> Activation:
             return JumpReLU(_stacked(thresholds), bandwidth=float(details.get("bandwidth", 1.0)))
         case "topk":
             return TopK(_count(details["k"]), relu=bool(details.get("relu", False)))
+        case "groupmax":
+            return GroupMax(_count(details["k"]))
         case _:
             numbers = [float(number) for number in details["threshold"]]
             if len(numbers) != len(thresholds):

@@ -27,11 +27,12 @@ import yaml
 from torch import Tensor
 
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.activations import Activation, ReLU, TopK
+from tl_circuits.transcoder.activations import Activation, GroupMax, ReLU, TopK
 from tl_circuits.transcoder.files.activations import build, describe, threshold_at
 from tl_circuits.transcoder.files.configs import read_yaml
 from tl_circuits.transcoder.files.folders import new_folder
-from tl_circuits.transcoder.files.layers import Layer, assemble, every_layer, listed, numbered
+from tl_circuits.transcoder.files.layers import Layer, assemble
+from tl_circuits.transcoder.files.layout import Format, every_layer, listed, numbered
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors, write_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -106,6 +107,9 @@ def _describe(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
         config["activation"] = "relu"
     elif isinstance(transcoder.activation, TopK):
         config |= {"activation": "topk", "k": transcoder.activation.k}
+    elif isinstance(transcoder.activation, GroupMax):
+        # circuit-tracer does not know it, and must not take the folder for a ReLU transcoder.
+        config["activation"] = "groupmax"
     ours = {
         "format": 1,
         "activation": describe(transcoder.activation),
@@ -297,3 +301,6 @@ def _table(folder: Path, name: str, value: object) -> dict[str, Any]:
 
 def _span(n_layers: int) -> str:
     return f"0 to {n_layers - 1}"
+
+
+CIRCUIT_TRACER = Format("circuit-tracer", choices, lambda folder, _: load(folder))

@@ -1,30 +1,32 @@
-"""Which format a folder is in, told from its files. A further format is a file with `choices` and `load`, and a row."""
+"""Which format a folder is in, told from its files. A further one is a file that ends in its `Format`, named here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.files import circuit_tracer
-from tl_circuits.transcoder.files.layers import listed
+from tl_circuits.transcoder.files.circuit_tracer import CIRCUIT_TRACER
+from tl_circuits.transcoder.files.clt_forge import CLT_FORGE
+from tl_circuits.transcoder.files.clt_training import CLT_TRAINING
+from tl_circuits.transcoder.files.crosslayer_coding import CROSSLAYER_CODING
+from tl_circuits.transcoder.files.crosslayer_transcoder import CROSSLAYER_TRANSCODER
+from tl_circuits.transcoder.files.gemma_scope_1 import GEMMA_SCOPE_1
+from tl_circuits.transcoder.files.gemma_scope_2 import GEMMA_SCOPE_2
+from tl_circuits.transcoder.files.joint_topk import JOINT_TOPK
+from tl_circuits.transcoder.files.layout import Format, about_pickles, listed
 from tl_circuits.transcoder.files.tensors import PICKLES
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
-
-@dataclass(frozen=True)
-class Format:
-    """One layout of files.
-
-    `choices(folder)` names the transcoders that lie in a folder in this format: nothing where it is not in this
-    format, `("",)` where it holds one. `load(folder, choice)` reads one of them.
-    """
-
-    name: str
-    choices: Callable[[Path], tuple[str, ...]]
-    load: Callable[[Path, str], CrossLayerTranscoder]
-
-
-FORMATS = (Format("circuit-tracer", circuit_tracer.choices, lambda folder, _: circuit_tracer.load(folder)),)
+FORMATS = (
+    CIRCUIT_TRACER,
+    GEMMA_SCOPE_1,
+    GEMMA_SCOPE_2,
+    CLT_TRAINING,
+    CROSSLAYER_TRANSCODER,
+    CROSSLAYER_CODING,
+    CLT_FORGE,
+    JOINT_TOPK,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayer
         raise FileError(
             f"'{folder}' holds {listed(folder)}, and no transcoder in a format that is read "
             f"({', '.join(known.name for known in FORMATS)}): give the folder that holds the weights and their config."
-            + _about_pickles(folder)
+            + about_pickles(folder)
         )
     fitting = [each for each in found if variant is None or variant in (each.label, each.format.name)]
     if len(fitting) == 1:
@@ -84,7 +86,8 @@ def _existing(source: str | Path) -> Path:
     if folder.suffix.lower() in PICKLES:
         raise FileError(
             f"'{source}' is a {folder.suffix} file. Such files can run code when they are opened, so tl_circuits does "
-            "not: convert it to safetensors where you trust it, and give the folder."
+            "not: convert it to safetensors where you trust it, and give the folder. For transcoders by Dunefsky et "
+            "al., tl_circuits.transcoder.files.convert does so without running any."
         )
     if folder.is_file():
         raise FileError(f"'{source}' is a file: give the folder that holds it, '{folder.parent}'.")
@@ -94,8 +97,3 @@ def _existing(source: str | Path) -> Path:
             "download a hub repository first, then give the path of its folder."
         )
     return folder
-
-
-def _about_pickles(folder: Path) -> str:
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
-    return f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors." if pickled else ""

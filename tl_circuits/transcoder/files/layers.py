@@ -1,7 +1,6 @@
 """What the files of any format hold of one layer, and the step from all layers to a transcoder."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from tl_circuits.errors import FileError, FitError, SettingError
 from tl_circuits.transcoder.activations import Activation
-from tl_circuits.transcoder.files.tensors import PICKLES
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
 
@@ -56,38 +54,3 @@ def assemble(
         )
     except (FitError, SettingError) as error:
         raise FileError(f"'{source}' holds weights that make no transcoder. {error}") from error
-
-
-def numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """What lies in a folder under a name that matches, by the number in it, lowest first: 2 comes before 10."""
-    found = {
-        int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(pattern, path.name)) is not None
-    }
-    return dict(sorted(found.items()))
-
-
-def every_layer(folder: Path, found: Mapping[int, Path], name: str) -> list[Path]:
-    """The paths in the order of their layers. Raises `FileError` where one of layers 0, 1, … is missing.
-
-    `name` is what the missing one is called, with `{}` for its number.
-    """
-    if not found:
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
-        refused = (
-            f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors." if pickled else ""
-        )
-        raise FileError(f"'{folder}' has no {name.format(0)} (it holds {listed(folder)}): fetch it whole.{refused}")
-    n_layers = max(found) + 1
-    if len(found) < n_layers:
-        missing = next(layer for layer in range(n_layers) if layer not in found)
-        raise FileError(
-            f"'{folder}' has no {name.format(missing)}; files of layers {', '.join(map(str, sorted(found)))} are "
-            f"there, and {n_layers - len(found)} of {n_layers} are missing: fetch them, or undo the renaming."
-        )
-    return [found[layer] for layer in sorted(found)]
-
-
-def listed(folder: Path) -> str:
-    """The first names in a folder, for a message."""
-    names = sorted(path.name for path in folder.iterdir())
-    return (", ".join(names[:6]) or "nothing") + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,58 @@
+"""Pickled transcoders are converted without running what they hold."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.formats.dunefsky import write_dunefsky
+from tests.formats.formulas import assert_computes
+from tl_circuits.errors import FileError
+from tl_circuits.transcoder.files import convert, load_folder, load_transcoder
+
+
+def test_dunefsky_is_converted_and_computes_what_its_formula_says(tmp_path: Path) -> None:
+    written = write_dunefsky(tmp_path / "pt")
+    found = load_transcoder(convert(tmp_path / "pt", tmp_path / "converted"))
+    assert_computes(found, written)
+    assert found.processed_weights
+
+
+def test_what_is_not_converted_stays_shut(tmp_path: Path) -> None:
+    write_dunefsky(tmp_path / "pt")
+    with pytest.raises(FileError, match=r"no transcoder in a format that is read.*\.pt was left shut"):
+        load_folder(tmp_path / "pt")
+
+
+class Door:
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was executed",))
+
+
+@pytest.mark.parametrize("content", [Door(), {"cfg": Door()}, {"state_dict": Door()}])
+def test_a_pickle_that_runs_code_is_not_converted(tmp_path: Path, content: object) -> None:
+    write_dunefsky(tmp_path / "pt")
+    path = sorted((tmp_path / "pt").iterdir())[1]
+    torch.save(content, path)
+    with pytest.raises(FileError, match=r"blocks.1.pt' cannot be read as weights and plain settings"):
+        convert(tmp_path / "pt", tmp_path / "converted")
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(FileError, match=r"blocks.1.pt' cannot be read as weights and plain settings"):
+        convert(tmp_path / "pt", tmp_path / "converted")
+    assert not (tmp_path / "converted").exists()
+
+
+def test_a_folder_that_is_not_dunefskys_is_not_converted(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"has no .pt files \(it holds nothing\)"):
+        convert(tmp_path, tmp_path / "converted")
+    torch.save({"weights": torch.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(FileError, match=r"does not hold cfg and state_dict"):
+        convert(tmp_path, tmp_path / "converted")
+    write_dunefsky(tmp_path / "sae", out_hook_point=None)
+    with pytest.raises(FileError, match=r"cfg.out_hook_point in .* is None, but the hook point of a block"):
+        convert(tmp_path / "sae", tmp_path / "converted")
+    write_dunefsky(tmp_path / "some")
+    next((tmp_path / "some").glob("*1.pt")).unlink()
+    with pytest.raises(FileError, match=r"has no transcoder of layer 1; files of layers 0, 2 are there"):
+        convert(tmp_path / "some", tmp_path / "converted")
