@@ -5,7 +5,7 @@ from tl_circuits.zoo.firing import labelled
 
 model, clt = tlc.demo()  # a small trained model and its transcoder, both of them files of the package
 graph = tlc.trace(model, clt, "the capital of the state containing Dallas is")
-graph = labelled(graph, model, clt)  # labels: what a feature fires on, over all prompts of the demo's world
+graph = labelled(graph, model, clt)  # labels: what a feature fires on, in the demo's world
 
 texas = graph.find("Texas")[0]  # the prompt never says it
 print(texas)
