@@ -193,7 +193,7 @@ def _difference(token: Target, other: Target) -> Target:
         token,
         index=-1,
         vector=token.vector - other.vector,
-        label=f"{token.label} - {other.label}",
+        label=f"{token.label.strip()} - {other.label.strip()}",
         weight=1.0,
         probability=math.nan,
         constant=token.constant - other.constant,
@@ -259,7 +259,10 @@ def _token_id(local: LocalReplacementModel, token: Token) -> int:
             else "name one token, or give its id"
         )
         pieces = [tokenizer.decode([piece]) for piece in ids]
-        raise TargetError(f"The target {token!r} is not one token of this vocabulary but {len(ids)}: {pieces}; {hint}.")
+        there = (
+            "not in this vocabulary" if len(ids) == 1 else f"not one token of this vocabulary but {len(ids)}: {pieces}"
+        )
+        raise TargetError(f"The target {token!r} is {there}; {hint}.")
     return ids[0]
 
 

@@ -22,7 +22,8 @@ def lines(graph: GraphRecord, scores: GraphScores, influence: Float64[Tensor, " 
         ("prompt", repr(graph.provenance.prompt or "".join(graph.tokens))),
         (
             "made of",
-            f"{graph.provenance.model or 'unknown model'}, {graph.provenance.transcoder or 'unknown transcoder'}",
+            f"{graph.provenance.model or 'unknown model'}, "
+            f"{graph.provenance.transcoder_kind} of {graph.provenance.transcoder or 'unknown origin'}",
         ),
         ("targets", _targets(graph)),
         ("nodes", ", ".join(f"{number} {name}" for number, name in counts if number)),
