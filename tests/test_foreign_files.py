@@ -269,6 +269,7 @@ def test_one_checkpoint_of_several_is_chosen(tmp_path: Path) -> None:
     [
         ({"activation_fn": "batchtopk"}, r"activation_fn: 'batchtopk' in .* convert_batchtopk_to_jumprelu.py first"),
         ({"activation_fn": "topk", "topk_mode": "global"}, r"topk_mode: 'global' in .* only per_layer is read"),
+        ({"activation_fn": "topk", "topk_k": float("nan")}, r"topk_k: nan in .* is not a positive number"),
         ({"normalization_method": "mean_std"}, r"there is no '.*norm_stats.json': copy norm_stats.json there"),
         ({"mlp_input_template": None}, r"does not say what it reads: set tl_input_template"),
         ({"num_layers": 4}, r"but no decoder_module.decoders.0->3.weight"),

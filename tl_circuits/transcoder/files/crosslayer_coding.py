@@ -14,9 +14,10 @@
     per_target  ŷ^t = Σ_{s≤t} W[t] (a^s·scale^t) + b[t]
 
 a is max(h, 0), h·1[h ≥ exp(log_threshold)] (here >: the two differ only where h equals the threshold to the last bit)
-or, with `topk_mode: per_layer`, the k largest of each layer. What is refused, because a feature's write would not be a
-multiple of its activation, or not decided by its own layer: feature offsets other than 0, skips between layers, top-k
-over all layers together (topk_mode: global), and BatchTopK, for which that package has a conversion to JumpReLU.
+or, with `topk_mode: per_layer`, the k largest of each layer, as that package's table of activations defines it. What
+is refused, because a feature's write would not be a multiple of its activation, or not decided by its own layer:
+feature offsets other than 0, skips between layers, top-k over all layers together (topk_mode: global), and BatchTopK,
+for which that package has a conversion to JumpReLU.
 Our decoders have features as rows, so the weights are put together in memory.
 """
 
@@ -169,7 +170,7 @@ def _activation(reader: _Reader) -> Activation:
             "input: only per_layer is read",
         )
     k = config.get("topk_k")
-    if not isinstance(k, int | float) or isinstance(k, bool) or k <= 0:
+    if not isinstance(k, int | float) or isinstance(k, bool) or not 0 < k < math.inf:
         raise config.error("topk_k", "not a positive number")
     count = math.ceil(k * reader.n_features) if k < 1 else int(k)
     return build({"name": "topk", "k": count}, [None] * reader.n_layers, str(config.path))

@@ -48,7 +48,10 @@ def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayer
     incomplete, damaged or pickles.
     """
     folder = _existing(folder)
-    found = list(_search(folder, folder, depth=2))
+    try:
+        found = list(_search(folder, folder, depth=2))
+    except OSError as error:
+        raise FileError(f"'{folder}' cannot be looked through ({error}): check that it may be read.") from error
     if not found:
         raise FileError(
             f"'{folder}' holds {listed(folder)}, and no transcoder in a format that is read "

@@ -24,15 +24,12 @@ class Format:
 
 
 def numbered(folder: Path, pattern: str) -> dict[int, Path]:
-    """What lies in a folder under a name that matches, by the number in it, lowest first: 2 comes before 10."""
-    found = {
-        int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(pattern, path.name)) is not None
-    }
-    return dict(sorted(found.items()))
+    """What lies in a folder under a name that matches, by the number in it."""
+    return {int(match[1]): path for path in folder.iterdir() if (match := re.fullmatch(pattern, path.name)) is not None}
 
 
 def every_layer(folder: Path, found: Mapping[int, Path], name: str) -> list[Path]:
-    """The paths in the order of their layers. Raises `FileError` where one of layers 0, 1, … is missing.
+    """The paths in the order of their layers, 2 before 10. Raises `FileError` where one of layers 0, 1, … is missing.
 
     `name` is what the missing one is called, with `{}` for its number.
     """
