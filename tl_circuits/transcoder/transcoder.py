@@ -1,12 +1,12 @@
 """The one type for cross-layer and per-layer transcoders, with or without a linear skip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tl_circuits.errors import FitError
-from tl_circuits.transcoder.activations import Activation, BatchTopK, ReLU
+from tl_circuits.transcoder.activations import Activation, ReLU
 
 
 class CrossLayerTranscoder(nn.Module):
@@ -51,24 +51,16 @@ class CrossLayerTranscoder(nn.Module):
         processed_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.W_enc = _frozen_list("W_enc", W_enc)
-        self.b_enc = _frozen_list("b_enc", b_enc)
-        self.W_dec = _frozen_list(
-            "W_dec", [rows.unsqueeze(1) if rows.ndim == 2 else rows for rows in _tensors("W_dec", W_dec)]
-        )
-        self.b_dec = nn.Parameter(torch.stack(_tensors("b_dec", b_dec)), requires_grad=False)
-        self.W_skip = None if W_skip is None else _frozen_list("W_skip", W_skip)
-        if not isinstance(activation, Activation | None):
-            raise FitError(
-                f"activation={activation!r} is no activation: give one such as tlc.ReLU() or tlc.JumpReLU(threshold)."
-            )
+        self.W_enc = _frozen_list(W_enc)
+        self.b_enc = _frozen_list(b_enc)
+        self.W_dec = _frozen_list(rows if rows.ndim == 3 else rows.unsqueeze(1) for rows in W_dec)
+        self.b_dec = nn.Parameter(b_dec, requires_grad=False)
+        self.W_skip = None if W_skip is None else _frozen_list(W_skip)
         self.activation = ReLU() if activation is None else activation
         self.read, self.write, self.model_name = read, write, model_name
         self.processed_weights = processed_weights
         self._check_shapes()
         self._check_numbers()
-        # BatchTopK looks at whole batches while training: a transcoder is used far more often than it is trained.
-        self.eval()
 
     @property
     def n_layers(self) -> int:
@@ -166,11 +158,6 @@ class CrossLayerTranscoder(nn.Module):
         for layer, W_skip in enumerate(self.W_skip or ()):
             _expect(f"W_skip[{layer}]", W_skip, (d_model, d_model))
         threshold = getattr(self.activation, "threshold", None)
-        if isinstance(self.activation, BatchTopK) and tuple(self.activation.threshold.shape) != (n_layers,):
-            raise FitError(
-                f"The BatchTopK threshold has shape {tuple(self.activation.threshold.shape)} for {n_layers} layers: give one "
-                "number for each layer."
-            )
         if (
             threshold is not None
             and threshold.ndim == 2
@@ -195,21 +182,7 @@ class CrossLayerTranscoder(nn.Module):
                 )
 
 
-def _tensors(name: str, given: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    parts = list(given) if isinstance(given, Tensor | Sequence | nn.ParameterList) and len(given) else []
-    if not parts or not all(isinstance(part, Tensor) and part.ndim for part in parts):
-        raise FitError(
-            f"{name} is {type(given).__name__} {given!r:.60}: give a tensor with a row for each layer, or a sequence of one tensor "
-            "for each (torch.from_numpy takes arrays)."
-        )
-    return parts
-
-
-def _frozen_list(name: str, given: Tensor | Sequence[Tensor]) -> nn.ParameterList:
-    parts = _tensors(name, given)
-    for part in parts:
-        if not part.is_floating_point():
-            raise FitError(f"{name} has dtype {part.dtype}: give floating point weights.")
+def _frozen_list(parts: Iterable[Tensor]) -> nn.ParameterList:
     return nn.ParameterList([nn.Parameter(part, requires_grad=False) for part in parts])
 
 
