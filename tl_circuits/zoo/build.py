@@ -38,7 +38,7 @@ Figures = Mapping[str, float]
 
 # Of the tokens a transcoder is trained on, the share from sums: they vary at every token, facts only in their names.
 SUMS = 0.3
-TRANSCODER = TrainingSettings(features=768, sparsity=4e-3, finetune_steps=250)
+TRANSCODER = TrainingSettings(features=768, sparsity=2e-3, finetune_steps=600)
 
 
 @dataclass(frozen=True)
