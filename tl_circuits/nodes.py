@@ -41,7 +41,8 @@ class Kind(IntEnum):
 PAPER_SOURCES = (Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
 """The kinds over which the paper normalises a node's inputs (its "Graph Pruning" appendix)."""
 
-_FEATURE_NAME = re.compile(r"L(?P<layer>\d+)/(?P<index>\d+)@(?P<pos>-?\d+)")
+# Python reads no more than some 4,000 digits as a number.
+_FEATURE_NAME = re.compile(r"L(?P<layer>\d{1,1000})/(?P<index>\d{1,1000})@(?P<pos>-?\d{1,1000})")
 # No more digits than a 64-bit number is sure to hold.
 _NODE_NAME = re.compile(r"(?P<kind>[a-z_]+)(?: (?:L(?P<layer>\d{1,18})|(?P<index>\d{1,18})))?(?:@(?P<pos>-?\d{1,18}))?")
 
@@ -55,6 +56,11 @@ class Feature(NamedTuple):
 
     def __str__(self) -> str:
         return f"L{self.layer}/{self.index}@{self.pos}"
+
+    @classmethod
+    def names(cls, text: str) -> bool:
+        """Whether a text is of the form `L20/15589@-1`."""
+        return _FEATURE_NAME.fullmatch(text.strip()) is not None
 
     @classmethod
     def parse(cls, text: str) -> "Feature":

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from tl_circuits.errors import GraphError, SettingError
+from tl_circuits.graph.asked import flag, share, text
 from tl_circuits.graph.influence import counted_sources, cumulative, target_shares
 from tl_circuits.graph.record import CONSTANTS, GraphRecord
 from tl_circuits.graph.scores import GraphScores
@@ -48,7 +49,29 @@ class ExportSettings:
     node_threshold: float | None = None
     constants: bool = False
     pinned: Sequence[NodeName] = ()
-    supernodes: Mapping[str, Sequence[NodeName]] = field(default_factory=dict)
+    supernodes: Mapping[str, Sequence[NodeName]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset not in ("neuronpedia", "local"):
+            raise SettingError(f"preset={self.preset!r:.80} is not known: write 'neuronpedia' or 'local'.")
+        for name in ("slug", "scan", "source_set"):
+            text(name, getattr(self, name))
+        if self.node_threshold is not None and share(self.node_threshold) is None:
+            raise SettingError(
+                f"node_threshold={self.node_threshold!r:.80} is no share of influence: it lies above 0 and at most at "
+                "1, say 0.8."
+            )
+        flag("constants", self.constants)
+        if not _is_list(self.pinned):
+            raise SettingError(f"pinned={self.pinned!r:.80}: give a list of nodes, say ['L20/15589@-1'].")
+        if self.supernodes is not None and not (
+            isinstance(self.supernodes, Mapping)
+            and all(isinstance(label, str) and _is_list(names) for label, names in self.supernodes.items())
+        ):
+            raise SettingError(
+                f"supernodes={self.supernodes!r:.80}: give a label and a list of nodes for each, say "
+                "{'Texas': ['L20/15589@-1']}."
+            )
 
 
 def to_json(
@@ -82,13 +105,6 @@ def cantor(layer: int, index: int) -> int:
 
 
 def _addresses(graph: GraphRecord, settings: ExportSettings) -> tuple[str, str]:
-    if settings.preset not in ("neuronpedia", "local"):
-        raise SettingError(f"preset={settings.preset!r} is not known: write 'neuronpedia' or 'local'.")
-    threshold = settings.node_threshold
-    if threshold is not None and not 0 < threshold <= 1:
-        raise SettingError(
-            f"node_threshold={threshold} is no share of influence: it lies above 0 and at most at 1, say 0.8."
-        )
     words = re.findall(r"[a-zA-Z0-9_.-]+", graph.provenance.prompt)
     slug = settings.slug if settings.slug is not None else "-".join(words)[:60].strip("-") or "graph"
     scan = settings.scan
@@ -220,6 +236,10 @@ def _links(graph: GraphRecord, ids: list[str], shown: Bool[Tensor, " node"]) -> 
     ]
 
 
+def _is_list(names: object) -> bool:
+    return isinstance(names, Sequence) and not isinstance(names, str | bytes)
+
+
 def _view_state(
     graph: GraphRecord, settings: ExportSettings, ids: list[str], shown: Bool[Tensor, " node"]
 ) -> dict[str, Any]:
@@ -234,7 +254,7 @@ def _view_state(
             found += [ids[row]] if bool(shown[row]) else []
         return found
 
-    groups = {label: present(names) for label, names in settings.supernodes.items()}
+    groups = {label: present(names) for label, names in (settings.supernodes or {}).items()}
     return {
         "linkType": "both",
         "pinnedIds": present(settings.pinned),
@@ -258,7 +278,7 @@ def _metadata(
         "prompt": origin.prompt or "".join(graph.tokens),
         "prompt_tokens": list(graph.tokens),
         "transcoder_list": [],
-        "node_threshold": settings.node_threshold or (pruned.node_threshold if pruned else 1.0),
+        "node_threshold": share(settings.node_threshold) or (pruned.node_threshold if pruned else 1.0),
         "info": {"generator": {"name": "tl_circuits", "version": _version(), "url": ""}},
         "generation_settings": dict(origin.settings),
         "tl_circuits": _our_extras(graph, scores, shown),

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_circuits.errors import FileError, GraphError
+from tl_circuits.graph.asked import file_name
 from tl_circuits.graph.edges import Edges
 from tl_circuits.graph.record import GraphRecord, Provenance, Pruned
 from tl_circuits.nodes import Kind, Nodes
@@ -58,6 +59,7 @@ def save(graph: GraphRecord, path: str | Path) -> Path:
 
     Raises `FileError` where the file cannot be written.
     """
+    path = file_name(path)
     words = {
         "provenance": graph.provenance.to_dict(),
         "tokens": list(graph.tokens),
@@ -67,12 +69,11 @@ def save(graph: GraphRecord, path: str | Path) -> Path:
     }
     metadata = {"format": FORMAT, "version": VERSION, "graph": json.dumps(words, allow_nan=False)}
     columns = {name: _owned(column) for name, column in _columns(graph).items()}
-    return write_whole(Path(path), lambda partial: save_file(columns, partial, metadata))
+    return write_whole(path, lambda partial: save_file(columns, partial, metadata))
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Lets `write` fill a file beside `path` and then puts it in place, so that no reader meets half a file."""
-    path = path.expanduser()
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.touch()
@@ -126,9 +127,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
     Tensors are memory-mapped. Raises `FileError` where the file is missing, damaged, of another format or inconsistent.
     """
-    path = Path(path).expanduser()
+    path = file_name(path)
     if not path.is_file():
-        raise FileError(f"There is no file '{path}'. Give the path that graph.save(...) returned.")
+        there = f"'{path}' is a folder" if path.is_dir() else f"There is no file '{path}'"
+        raise FileError(f"{there}. Give the path that graph.save(...) returned.")
     try:
         with safe_open(path, "pt") as file:
             words = _words(path, file.metadata() or {})

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from tl_circuits.errors import FileError, GraphError, SettingError
+from tl_circuits.errors import FileError, GraphError
+from tl_circuits.graph.asked import feature_labels, file_name, number
 from tl_circuits.graph.card import as_html, as_text, lines
 from tl_circuits.graph.export import ExportSettings, Preset, to_json
 from tl_circuits.graph.files import read, save, write_whole
@@ -37,6 +38,7 @@ class AttributionGraph(GraphRecord):
 
         Raises `GraphError` for a graph of more than `max_nodes` nodes, whose matrix would mostly hold zeros.
         """
+        max_nodes = number("adjacency", "max_nodes", max_nodes)
         n_nodes = len(self.nodes)
         if n_nodes > max_nodes:
             size = n_nodes**2 * self.edges.weight.element_size() / 2**30
@@ -78,7 +80,8 @@ class AttributionGraph(GraphRecord):
         """The nodes that a word, a token id or a feature names, the most influential first.
 
         A text is looked for in feature labels, tokens and targets, in any case; `L20/15589` finds the feature at every
-        position. A number is a token id. Nothing found is an empty list. Raises `GraphError` for an empty text.
+        position. A number is a token id. Nothing found is an empty list. Raises `GraphError` for an empty text and
+        `SettingError` for what is none of these.
         """
         found = [NodeView(self, row, self._influence) for row in rows_found(self, what)]
         return sorted(found, key=lambda view: -view.influence)
@@ -86,7 +89,7 @@ class AttributionGraph(GraphRecord):
     def node(self, which: NodeName) -> NodeView:
         """One node: written as `L20/15589@-1` or `error L3@5`, by its coordinates, or by its row.
 
-        Raises `GraphError` where the graph does not hold it.
+        Raises `GraphError` where the graph does not hold it and `SettingError` for what can be no node.
         """
         return NodeView(self, row_of(self, which), self._influence)
 
@@ -103,10 +106,9 @@ class AttributionGraph(GraphRecord):
         Without a source, paths start wherever influence ends: at tokens, errors and features that were not expanded
         (with `constants`, at constants too). `Path.share` is the share of influence, `Path.effect` the signed effect.
         Any node may be the target; its share is then 1. Raises `GraphError` where the graph holds no such node and
-        `SettingError` where `k` is less than 1.
+        `SettingError` where `k` is no whole number or less than 1.
         """
-        if k < 1:
-            raise SettingError(f"paths(k={k}): ask for at least 1 path.")
+        k = number("paths", "k", k)
         shares, _ = with_losses_as_errors(self, constants=constants)
         p = target_shares(self.nodes, self.target_weights)
         if target is not None:
@@ -139,8 +141,11 @@ class AttributionGraph(GraphRecord):
         return influence_by_length(shares, target_shares(self.nodes, self.target_weights), ends)
 
     def with_labels(self, labels: Mapping[tuple[int, int], str]) -> "AttributionGraph":
-        """The same graph with these names for features, by (layer, index), added to those it has."""
-        return replace(self, labels={**self.labels, **labels})
+        """The same graph with these names for features, by (layer, index), added to those it has.
+
+        Raises `GraphError` where a key is no (layer, index) or a label no text.
+        """
+        return replace(self, labels={**self.labels, **feature_labels(labels)})
 
     def save(self, path: str | FilePath) -> FilePath:
         """Write the graph as one safetensors file, whole or not at all; `load_graph` gives it back bit by bit.
@@ -190,13 +195,14 @@ class AttributionGraph(GraphRecord):
         cumulative influence that viewers show. Pinned nodes and supernodes (label → nodes) that the graph does not hold
         are left out. Constants, which those viewers do not know, are left out unless asked for.
 
-        Raises `SettingError` for a preset, name or threshold that cannot be, and `GraphError` where the graph is too
-        large, too small or too shallow for the preset.
+        Raises `SettingError` for a preset, name, threshold or pin that cannot be, `GraphError` where the graph is too
+        large, too small or too shallow for the preset, and `FileError` where the file cannot be written.
         """
-        settings = ExportSettings(preset, slug, scan, source_set, node_threshold, constants, pinned, supernodes or {})
+        file = None if path is None else file_name(path)
+        settings = ExportSettings(preset, slug, scan, source_set, node_threshold, constants, pinned, supernodes)
         text = to_json(self, self._influence, self.scores(), settings)
-        if path is not None:
-            write_whole(FilePath(path), lambda partial: partial.write_text(text, encoding="utf-8"))
+        if file is not None:
+            write_whole(file, lambda partial: partial.write_text(text, encoding="utf-8"))
         return text
 
     @cached_property

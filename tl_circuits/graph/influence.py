@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int32, Int64
 from torch import Tensor
 
+from tl_circuits.graph.asked import flag
 from tl_circuits.graph.edges import Edges
 from tl_circuits.nodes import PAPER_SOURCES, Kind, Nodes
 
@@ -56,7 +57,7 @@ class Shares:
 
 def counted_sources(nodes: Nodes, *, constants: bool) -> Bool[Tensor, " node"]:
     """True at the kinds over which inputs are normalised: features, errors and tokens, or with constants all."""
-    return nodes.rows(*PAPER_SOURCES) if not constants else ~nodes.rows(Kind.TARGET)
+    return ~nodes.rows(Kind.TARGET) if flag("constants", constants) else nodes.rows(*PAPER_SOURCES)
 
 
 def target_shares(nodes: Nodes, target_weights: Float[Tensor, " target"]) -> Float64[Tensor, " node"]:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from tl_circuits.errors import SettingError
+from tl_circuits.graph.asked import flag, share
 from tl_circuits.graph.influence import (
     Shares,
     counted_sources,
@@ -30,11 +31,13 @@ from tl_circuits.nodes import Kind
 def prune(graph: G, nodes: float, edges: float, *, errors: bool, constants: bool) -> G:
     """The graph that `AttributionGraph.prune` promises."""
     for name, threshold in (("nodes", nodes), ("edges", edges)):
-        if not 0 < threshold <= 1:
+        if share(threshold) is None:
             raise SettingError(
-                f"prune({name}={threshold}): the share of influence to keep lies above 0 and at most at 1, say "
+                f"prune({name}={threshold!r:.80}): the share of influence to keep lies above 0 and at most at 1, say "
                 f"{name}=0.8."
             )
+    # As plain numbers, because a file of the graph holds them so.
+    nodes, edges, errors = float(nodes), float(edges), flag("errors", errors)
     counted = counted_sources(graph.nodes, constants=constants)
     p = target_shares(graph.nodes, graph.target_weights)
     influence = node_influence(Shares(graph.edges, counted), graph.nodes, p)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from tl_circuits.errors import GraphError
+from tl_circuits.graph.asked import feature_labels
 from tl_circuits.graph.edges import Edges
 from tl_circuits.nodes import Kind, Nodes
 
@@ -143,6 +144,8 @@ class GraphRecord:
         self._check_coordinates()
         self._check_edges()
         self._check_values()
+        # A copy, so that nobody's dictionary changes the graph.
+        object.__setattr__(self, "labels", feature_labels(self.labels))
 
     def _check_lengths(self) -> None:
         per_node = {

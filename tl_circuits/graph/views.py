@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tl_circuits.errors import GraphError
+from tl_circuits.errors import GraphError, SettingError
+from tl_circuits.graph.asked import number, whole
 from tl_circuits.graph.record import GraphRecord
 from tl_circuits.nodes import Feature, Kind, NodeId
 
@@ -15,6 +16,7 @@ NodeName = str | NodeId | Feature | int
 """A node as `L20/15589@-1`, `error L3@5` or the like, by its coordinates, or by its row."""
 
 _FEATURE_ANYWHERE = re.compile(r"L(?P<layer>\d{1,18})/(?P<index>\d{1,18})")
+_FEATURE_AT = re.compile(r"L\d{1,1000}/\d{1,1000}@-?\d{1,1000}")
 _LARGEST = 2**63 - 1
 
 
@@ -47,18 +49,27 @@ class NodeView:
         return float(self.influences[self.row])
 
     def inputs(self, k: int | None = None) -> list[tuple["NodeView", float]]:
-        """What feeds the node and by how much, the largest |weight| first; only the first `k` where that is given."""
+        """What feeds the node and by how much, the largest |weight| first; only the first `k` where that is given.
+
+        Raises `SettingError` where `k` is no whole number or less than 1.
+        """
         edges = self.graph.edges
         run = edges.into(self.row)
-        return self._sorted(edges.source[run].long(), edges.weight[run], k)
+        return self._sorted("inputs", edges.source[run].long(), edges.weight[run], k)
 
     def outputs(self, k: int | None = None) -> list[tuple["NodeView", float]]:
-        """What the node feeds and by how much, the largest |weight| first; only the first `k` where that is given."""
+        """What the node feeds and by how much, the largest |weight| first; only the first `k` where that is given.
+
+        Raises `SettingError` where `k` is no whole number or less than 1.
+        """
         edges = self.graph.edges
         found = edges.out_of(self.row)
-        return self._sorted(edges.target[found], edges.weight[found], k)
+        return self._sorted("outputs", edges.target[found], edges.weight[found], k)
 
-    def _sorted(self, rows: Int64[Tensor, " found"], weights: Tensor, k: int | None) -> list[tuple["NodeView", float]]:
+    def _sorted(
+        self, door: str, rows: Int64[Tensor, " found"], weights: Tensor, k: int | None
+    ) -> list[tuple["NodeView", float]]:
+        k = len(weights) if k is None else min(number(door, "k", k), len(weights))
         order = torch.argsort(weights.abs(), descending=True, stable=True)[:k]
         return [
             (NodeView(self.graph, row, self.influences), weight)
@@ -93,39 +104,73 @@ def label_of(graph: GraphRecord, row: int) -> str:
 
 
 def row_of(graph: GraphRecord, which: NodeName) -> int:
-    """The row of the node that is meant. Raises `GraphError` where the graph does not hold it."""
+    """The row of the node that is meant.
+
+    Raises `GraphError` where the graph does not hold it and `SettingError` for what can be no node.
+    """
     match which:
         case str():
             return graph.nodes.row_named(which)
-        case Feature(layer, pos, index):
-            return graph.nodes.row(NodeId(Kind.FEATURE, layer, graph.nodes.absolute(pos), index))
+        case Feature():
+            return graph.nodes.row(_feature_node(graph, which))
         case NodeId():
-            return graph.nodes.row(which)
-        case _:
-            if not 0 <= which < len(graph.nodes):
-                raise GraphError(f"There is no row {which} among {len(graph.nodes)} nodes. Rows are counted from 0.")
-            return which
+            kind, layer, pos, index = which
+            return graph.nodes.row(NodeId(_kind(kind, which), *_whole(which, layer, pos, index)))
+    row = None if isinstance(which, Kind) else whole(which)
+    if row is None:
+        raise SettingError(
+            f"node({which!r:.80}): write a node as 'L20/15589@-1' or 'error L3@5', give its row, or a tlc.Feature; "
+            "graph.find(...) lists nodes by label or token."
+        )
+    if not 0 <= row < len(graph.nodes):
+        raise GraphError(f"There is no row {row} among {len(graph.nodes)} nodes. Rows are counted from 0.")
+    return row
 
 
 def rows_found(graph: GraphRecord, what: str | int | Feature) -> list[int]:
     """The rows that `AttributionGraph.find` lists, in the graph's order."""
     nodes = graph.nodes
-    match what:
-        case Feature(layer, pos, index):
-            try:
-                return [nodes.row(NodeId(Kind.FEATURE, layer, nodes.absolute(pos), index))]
-            except GraphError:
-                return []
-        case int() if abs(what) > _LARGEST:
+    if isinstance(what, Feature):
+        try:
+            return [nodes.row(_feature_node(graph, what))]
+        except GraphError:
             return []
-        case int():
-            return (nodes.rows(Kind.TOKEN, Kind.TARGET) & (nodes.index == what)).nonzero().squeeze(1).tolist()
+    if not isinstance(what, str):
+        token = None if isinstance(what, Kind) else whole(what)
+        if token is None:
+            raise SettingError(
+                f"find({what!r:.80}): give a word of a label, a token, a token id, or a feature as 'L20/15589'; "
+                "graph.node(...) takes a node of another kind."
+            )
+        if not 0 <= token <= _LARGEST:
+            return []
+        found = nodes.rows(Kind.TOKEN, Kind.TARGET) & (nodes.index == token)
+        return found.nonzero().squeeze(1).tolist()
     if not what:
         raise GraphError("find('') would find every node. Give a word of a label, a token, a token id or a feature.")
     if named := _FEATURE_ANYWHERE.fullmatch(what.strip()):
         place = (nodes.layer == int(named["layer"])) & (nodes.index == int(named["index"]))
         return (nodes.rows(Kind.FEATURE) & place).nonzero().squeeze(1).tolist()
-    if re.fullmatch(r"L\d+/\d+@-?\d+", what.strip()):
+    if _FEATURE_AT.fullmatch(what.strip()):
         return rows_found(graph, Feature.parse(what))
     spoken = nodes.rows(Kind.FEATURE, Kind.TOKEN, Kind.TARGET).nonzero().squeeze(1).tolist()
     return [row for row in spoken if what.casefold() in label_of(graph, row).casefold()]
+
+
+def _feature_node(graph: GraphRecord, feature: Feature) -> NodeId:
+    layer, pos, index = _whole(feature, *feature)
+    return NodeId(Kind.FEATURE, layer, graph.nodes.absolute(pos), index)
+
+
+def _whole(which: Feature | NodeId, *coordinates: object) -> list[int]:
+    found = [whole(value) for value in coordinates]
+    if None in found:
+        raise SettingError(f"{which!r:.100} is no node: its layer, position and index are whole numbers.")
+    return [value for value in found if value is not None]
+
+
+def _kind(kind: object, which: NodeId) -> Kind:
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise SettingError(f"{which!r:.100} is no node: its kind is one of tl_circuits.nodes.Kind.") from None
