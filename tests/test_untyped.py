@@ -1,0 +1,37 @@
+"""Users run without type checks: what they get wrong is refused by us, and never by an error from deep inside."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.untyped import DOORS
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("doors", DOORS)
+def test_bad_inputs_are_refused_by_name_without_type_checks(doors: str) -> None:
+    # A process of its own, because this one checks every type.
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.untyped", doors],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    wrong = []
+    for line in found.stdout.splitlines():
+        what, says, may_work, error = json.loads(line)
+        if error is None:
+            wrong += [] if may_work else [f"{what} was taken"]
+        elif says is None:
+            wrong.append(f"{what} does not work: {error}")
+        elif not error[1] or says not in error[2]:
+            wrong.append(f"{what}, which has to say {says!r}: {error[0]}: {error[2]}")
+    assert found.stdout
+    assert not wrong, "\n".join(wrong)
