@@ -122,10 +122,18 @@ def test_a_hook_of_the_users_that_scales_inside_a_block_or_adds_passes_both_chec
 
 
 @both
-def test_a_hook_of_the_users_that_scales_between_blocks_fails_the_probe(model_class: str) -> None:
-    # The pass is cut there, and what a hook changes between two pieces counts as a constant.
+def test_a_hook_of_the_users_that_scales_between_blocks_is_traced_exactly(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
     with model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", lambda value, **_: 0.5 * value)]):
+        graph = tlc.trace(model, models.transcoder(), TOKENS)
+    assert graph.conservation_error < 1e-12
+    assert graph.probe_error < 1e-12
+
+
+@both
+def test_a_hook_of_the_users_that_bends_between_blocks_fails_the_probe(model_class: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", lambda value, **_: value.relu())]):
         assert complaint("finite-difference probe", lambda: tlc.trace(model, models.transcoder(), TOKENS)) > 1e-2
 
 

@@ -12,6 +12,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import tl_circuits as tlc
 from tests import models
+from tl_circuits.errors import _SAID
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 TOKENS = torch.arange(6)
@@ -127,6 +128,7 @@ def test_a_transcoder_of_the_wrong_number_of_layers(model_class: str, n_layers: 
         ({"activation": tlc.JumpReLU(torch.zeros(2, 24))}, r"\(2, 24\).*3 layers"),
         ({"W_skip": torch.zeros(3, 16, 9)}, r"W_skip\[0\].*\(16, 9\).*\(16, 16\)"),
         ({"b_enc": lambda b: [row.long() for row in b]}, "int64.*floating point"),
+        ({"activation": tlc.BatchTopK(3, torch.zeros(4))}, r"\(4,\) for 3 layers"),
     ],
 )
 def test_transcoder_shapes_that_disagree(parts: dict[str, Any], says: str) -> None:
@@ -208,6 +210,15 @@ def test_a_read_point_that_weight_processing_has_changed(read: str) -> None:
     assert tlc.localize(model, changed(read="ln2.hook_normalized"), TOKENS).n_pos == 6
 
 
+def test_writing_weights_that_were_centred_without_folding() -> None:
+    model = fresh()
+    model.process_weights_(fold_ln=False, center_writing_weights=True, center_unembed=True)
+    with refusal(tlc.FitError, "hook_resid_mid", "writing weights centred", "processed_weights=True"):
+        tlc.localize(model, changed(read="hook_resid_mid"), TOKENS)
+    assert tlc.localize(model, changed(read="hook_resid_mid", processed_weights=True), TOKENS).n_pos == 6
+    assert tlc.localize(model, changed(read="mlp.hook_in"), TOKENS).n_pos == 6
+
+
 def test_a_read_point_that_compatibility_mode_has_changed() -> None:
     models.bridge.cache_clear()
     model = models.bridge("gpt2", torch.float32)
@@ -245,7 +256,7 @@ def test_a_bridge_without_attention_patterns() -> None:
     shown = {name: point for name, point in model.hook_dict.items() if not name.endswith("hook_pattern")}
 
     class Hidden:
-        cfg, tokenizer, W_U, original_model = model.cfg, None, model.W_U, None
+        cfg, tokenizer, W_U, W_E, original_model = model.cfg, None, model.W_U, model.W_E, None
         hook_dict = shown
         parameters, modules, __call__ = model.parameters, model.modules, model.__call__
 
@@ -284,6 +295,9 @@ def test_targets_that_do_not_exist(model_class: str, targets: Any, error: type[E
         (lambda: tlc.Targets.tokens([1], pos=6), tlc.TargetError, "Position 6"),
         (lambda: tlc.Targets.direction(torch.ones(9)), tlc.TargetError, r"\(16,\).*\(9,\)"),
         (lambda: tlc.Targets.direction(torch.zeros(16)), tlc.TargetError, "zero"),
+        (lambda: tlc.Targets.directions([torch.ones(16)], labels=["a", "b"]), tlc.TargetError, "1 directions"),
+        (lambda: tlc.Targets.difference(5, 5), tlc.TargetError, "5 and itself"),
+        (lambda: tlc.Targets.tokens("95"), tlc.TargetError, "'95'.*brackets"),
         (lambda: tlc.Targets.direction(torch.ones(16), layer=5), tlc.TargetError, "layer=5.*0 to 2"),
     ],
 )
@@ -310,11 +324,33 @@ def test_settings_outside_their_range(settings: dict[str, Any], says: str) -> No
         tlc.attribute(local, **settings)
 
 
+@both
+def test_tracing_a_model_whose_mlps_are_replaced(model_class: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    with tlc.replace_mlps(model, models.transcoder()), refusal(tlc.FitError, "seem perfect", "error_terms=True"):
+        tlc.localize(model, models.transcoder(), TOKENS)
+    with tlc.replace_mlps(model, models.transcoder(), error_terms=True):
+        assert tlc.localize(model, models.transcoder(), TOKENS).n_pos == 6
+    assert tlc.localize(model, models.transcoder(), TOKENS).n_pos == 6
+
+
+@both
+def test_hooks_put_on_between_localizing_and_attributing(model_class: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    local = tlc.localize(model, models.transcoder(), TOKENS)
+    hooked = model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", lambda value, **_: value)])
+    with hooked, refusal(tlc.FitError, "were off, now they are on", "inside the same"):
+        tlc.attribute(local)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_warned_about_and_works(dtype: torch.dtype) -> None:
     model = models.hooked("gpt2", dtype)
+    _SAID.clear()
     with pytest.warns(tlc.TLCircuitsWarning, match=f"{dtype}.*float32"):
-        local = tlc.localize(model, models.transcoder(), TOKENS)
+        tlc.localize(model, models.transcoder(), TOKENS)
+    # The second time nothing is said, which would be an error here.
+    local = tlc.localize(model, models.transcoder(), TOKENS)
     graph = tlc.attribute(local)
     assert 0 < graph.conservation_error < 0.1
     assert graph.provenance.dtype == str(dtype).removeprefix("torch.")
@@ -322,6 +358,8 @@ def test_low_precision_is_warned_about_and_works(dtype: torch.dtype) -> None:
 
 def test_another_models_transcoder_is_warned_about() -> None:
     model = fresh(model_name="gpt2")
+    _SAID.clear()
     with pytest.warns(tlc.TLCircuitsWarning, match="'EleutherAI/pythia-70m'.*'gpt2'"):
         tlc.localize(model, changed(model_name="EleutherAI/pythia-70m"), TOKENS)
+    assert tlc.localize(model, changed(model_name="EleutherAI/pythia-70m"), TOKENS).n_pos == 6
     assert tlc.localize(model, changed(model_name="openai-community/gpt2"), TOKENS).n_pos == 6

@@ -71,6 +71,78 @@ def test_negative_target_weights_give_scores_between_0_and_1_that_say_so(model_c
 
 @both
 @every_family
+@pytest.mark.parametrize("pos", [0, 3, 9, -1])
+def test_logits_at_any_position_of_a_prompt_long_enough_for_prefixes(family: str, model_class: str, pos: int) -> None:
+    model, tokens = models.model_of(family, model_class), torch.arange(12)
+    local = tlc.localize(model, models.transcoder(), tokens)
+    logits = model(tokens[None])[0, pos].detach()
+    graph = tlc.attribute(local, tlc.Targets.difference(3, 7, pos=pos))
+    assert graph.conservation_error < 1e-5
+    if family != "gemma-2":  # Its logits are capped after what a target reads.
+        assert float(graph.activations[-1]) == pytest.approx(float(logits[3] - logits[7]), abs=1e-5)
+
+
+def test_several_weighted_directions_are_targets_of_one_graph() -> None:
+    local = tlc.localize(models.hooked("gpt2"), models.transcoder(), TOKENS)
+    vectors = torch.eye(models.D_MODEL, dtype=torch.float64)[:3]
+    graph = tlc.attribute(local, tlc.Targets.directions(vectors, [0.5, 1.0, -2.0], labels=["a", "b", "c"]))
+    assert graph.target_labels == ("a", "b", "c")
+    assert graph.target_weights.tolist() == [0.5, 1.0, -2.0]
+    alone = tlc.attribute(local, tlc.Targets.direction(vectors[1]))
+    torch.testing.assert_close(
+        graph.edges.dense(len(graph.nodes))[-2, :-3], alone.edges.dense(len(alone.nodes))[-1, :-1]
+    )
+
+
+@both
+def test_one_target_alone_is_a_list_of_one(model_class: str) -> None:
+    local = tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), TOKENS)
+    feature = local.active()[-1]
+    for alone, listed in ((5, [5]), (feature, [feature]), (str(feature), [feature]), (torch.tensor([5, 7]), [5, 7])):
+        assert tlc.attribute(local, alone).target_labels == tlc.attribute(local, listed).target_labels
+
+
+def test_batch_topk_uses_its_threshold_and_sees_each_position_alone() -> None:
+    model, threshold = models.hooked("gpt2"), torch.full((models.N_LAYERS,), 0.4)
+    parts = models.transcoder()
+
+    def local(activation: Any, tokens: Tensor) -> Any:
+        transcoder = CrossLayerTranscoder(
+            list(parts.W_enc),
+            list(parts.b_enc),
+            list(parts.W_dec),
+            parts.b_dec.data,
+            activation=activation,
+            read=parts.read,
+        )
+        return tlc.localize(model, transcoder, tokens)
+
+    whole = local(tlc.BatchTopK(2, threshold), torch.arange(10))
+    assert (
+        whole.active()
+        == local(tlc.JumpReLU(threshold[:, None].expand(-1, models.N_FEATURES)), torch.arange(10)).active()
+    )
+    begun = local(tlc.BatchTopK(2, threshold), torch.arange(5)).active()
+    assert begun == [feature for feature in whole.active() if feature.pos < 5]
+
+
+def test_saelens_models_are_models() -> None:
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    model = models.bridge("gpt2")
+    expected = tlc.trace(model, models.transcoder(read="hook_resid_mid"), TOKENS)
+    was = model.__class__
+    model.__class__ = SAETransformerBridge
+    model._acts_to_saes, model._transcoder_output_hooks = {}, {}
+    try:
+        graph = tlc.trace(model, models.transcoder(read="hook_resid_mid"), TOKENS)
+    finally:
+        model.__class__ = was
+    torch.testing.assert_close(graph.edges.weight, expected.edges.weight)
+
+
+@both
+@every_family
 def test_a_model_in_training_mode(family: str, model_class: str) -> None:
     model = models.model_of(family, model_class)
     everything = [*model.modules(), *getattr(model, "original_model", model).modules()]

@@ -11,6 +11,8 @@
 Every message quotes what was given, the numbers that disagree and the next thing to try.
 """
 
+import warnings
+
 
 class TLCircuitsError(Exception):
     """The root of every error that tl_circuits raises on purpose."""
@@ -41,4 +43,17 @@ class GraphError(TLCircuitsError):
 
 
 class TLCircuitsWarning(UserWarning):
-    """Something works, but less exactly than it could; said once."""
+    """Something works, but less exactly than it could."""
+
+
+_SAID: set[str] = set()
+
+
+def warn_once(message: str, *, stacklevel: int) -> None:
+    """Warns (`TLCircuitsWarning`) unless this process has been told the same already.
+
+    Python's own filters forget what they have shown whenever somebody enters `warnings.catch_warnings`.
+    """
+    if message not in _SAID:
+        _SAID.add(message)
+        warnings.warn(message, TLCircuitsWarning, stacklevel=stacklevel + 1)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from tl_circuits.errors import FitError, TLCircuitsWarning
+from tl_circuits.errors import FitError, warn_once
 
 READS = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
 WRITES = ("hook_mlp_out", "mlp.hook_out")
@@ -90,12 +90,13 @@ class Sites:
         _refuse_untraceable(model)
         n_layers = model.cfg.n_layers
         points = _hook_points(model)
+        learned_positions = model.cfg.positional_embedding_type == "standard"
         return cls(
             sites=tuple(_site(points, layer, read, write) for layer in range(n_layers)),
             frozen=tuple(Tap(name) for name in points.unique if _is_frozen(name)),
             token_ids=Tap("embed", "input"),
-            embed=Tap("hook_embed"),
-            pos_embed=Tap("hook_pos_embed") if model.cfg.positional_embedding_type == "standard" else None,
+            embed=Tap(points.find("hook_embed") or "embed.hook_out"),
+            pos_embed=Tap(points.find("hook_pos_embed") or "pos_embed.hook_out") if learned_positions else None,
             unembed_in=Tap("unembed", "input"),
         )
 
@@ -127,7 +128,8 @@ _LEVELS = itertools.count(-2, -1)
 
 def has_user_hooks(model: Model) -> bool:
     """Whether anybody has hooks on the model: they may act on positions that a shorter prompt does not have."""
-    return any(point._forward_hooks for point in model.hook_dict.values())
+    modules = [*model.hook_dict.values(), *cast(Any, model).blocks, model]
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def check_read_point(model: Model, read: str, *, processed_weights: bool) -> None:
@@ -136,19 +138,17 @@ def check_read_point(model: Model, read: str, *, processed_weights: bool) -> Non
     Folding a norm moves `mlp.hook_in`; centring the writing weights of a LayerNorm model moves `hook_resid_mid`;
     `ln2.hook_normalized` is the same on both (TransformerLens, `process_weights_`).
     """
-    folded = _is_folded(model)
-    moved = {"mlp.hook_in": folded, "hook_resid_mid": _has_layer_norm(model) and (folded and _is_centred(model))}.get(
-        read, False
-    )
+    folded, centred = _is_folded(model), _has_layer_norm(model) and _is_centred(model)
+    moved = {"mlp.hook_in": folded, "hook_resid_mid": centred}.get(read, False)
+    done = " and ".join(what for what, true in (("norms folded", folded), ("writing weights centred", centred)) if true)
     if moved and not processed_weights:
         raise FitError(
-            "This model's weights were processed (norms folded"
-            f"{', writing weights centred' if _is_centred(model) else ''}), which changes {read!r}, the "
-            "transcoder's read point. Load the model without processing (from_pretrained_no_processing, or a bridge "
-            "without enable_compatibility_mode), or, if the transcoder was trained on the processed model, build it "
-            "with processed_weights=True."
+            f"This model's weights were processed ({done}), which changes {read!r}, the transcoder's read point. Load "
+            "the model without processing (from_pretrained_no_processing, or a bridge without "
+            "enable_compatibility_mode), or, if the transcoder was trained on the processed model, build it with "
+            "processed_weights=True."
         )
-    if processed_weights and not folded:
+    if processed_weights and not done:
         raise FitError(
             "The transcoder was trained on a model with processed weights (processed_weights=True), but this model's "
             "are not: call process_weights_() or enable_compatibility_mode() first."
@@ -156,13 +156,12 @@ def check_read_point(model: Model, read: str, *, processed_weights: bool) -> Non
 
 
 def warn_of_low_precision(model: Model) -> None:
-    """Warns (`TLCircuitsWarning`) where sweeps would run in 16 bits."""
+    """Warns once (`TLCircuitsWarning`) where sweeps would run in 16 bits."""
     dtype = next(model.parameters()).dtype
     if dtype in (torch.bfloat16, torch.float16):
-        warnings.warn(
+        warn_once(
             f"The model is in {dtype}: edges are computed in it and sum to their totals only to about 3e-3. "
             "float32 (model.to(torch.float32)) is recommended; the graph records its conservation error.",
-            TLCircuitsWarning,
             stacklevel=3,
         )
 
@@ -174,6 +173,12 @@ class _HookPoints:
     names: frozenset[str]
     unique: tuple[str, ...]
     modules: frozenset[str]
+    resolve: Callable[[str], str]
+
+    def find(self, name: str) -> str | None:
+        """The name under which the model lists the point that TransformerLens calls `name`, if it has it."""
+        # SAELens's bridge lists its points under their own names only, and resolves the others.
+        return name if name in self.names else next((n for n in (self.resolve(name),) if n in self.names), None)
 
 
 def _hook_points(model: Model) -> _HookPoints:
@@ -183,7 +188,8 @@ def _hook_points(model: Model) -> _HookPoints:
         first_name.setdefault(id(point), name)
     blocks = cast(Any, model).blocks
     modules = {f"blocks.{layer}.mlp" for layer, block in enumerate(blocks) if hasattr(block, "mlp")}
-    return _HookPoints(frozenset(model.hook_dict), tuple(first_name.values()), frozenset(modules))
+    resolve = getattr(model, "_resolve_hook_name", lambda name: name)
+    return _HookPoints(frozenset(model.hook_dict), tuple(first_name.values()), frozenset(modules), resolve)
 
 
 def _site(points: _HookPoints, layer: int, read: str, write: str) -> Site:
@@ -200,15 +206,21 @@ def _tap(points: _HookPoints, layer: int, point: str, role: str, known: tuple[st
     name = f"blocks.{layer}.{point}"
     if known is not None and point not in known:
         raise FitError(f"{point!r} is not a {role} of a transcoder that can be traced. Known ones: {', '.join(known)}.")
-    if name in points.names:
-        return Tap(name)
+    listed = points.find(name)
+    if listed is not None:
+        return Tap(listed)
     module = f"blocks.{layer}.mlp"
     if point in ("mlp.hook_in", "mlp.hook_out") and module in points.modules:
         return Tap(module, "input" if point == "mlp.hook_in" else "output")
-    there = [other for other in known or () if f"blocks.{layer}.{other}" in points.names or other.startswith("mlp.")]
+    if known is None:
+        raise FitError(
+            f"This model has no {name!r}, the {role}, among its {len(points.names)} hook points, so it cannot be cut."
+        )
+    there = [other for other in known if points.find(f"blocks.{layer}.{other}") or other.startswith("mlp.")]
     raise FitError(
         f"This model has no {name!r}, the transcoder's {role}. It has {', '.join(there) or 'none of the known ones'}: "
-        "blocks that run attention and MLP in parallel have no residual stream between them."
+        "blocks that run attention and MLP in parallel have no residual stream between them, and models without norms "
+        "no normalized values."
     )
 
 
@@ -260,7 +272,11 @@ def _refuse_dropout(model: Model) -> None:
 
 
 def _is_folded(model: Model) -> bool:
-    return str(model.cfg.normalization_type).endswith("Pre") or bool(getattr(model, "_weights_processed", False))
+    if not getattr(model, "_weights_processed", False):
+        return str(model.cfg.normalization_type).endswith("Pre")
+    # A bridge keeps its norms when they are folded, with gains that are all the same.
+    gains = [gain for name, gain in cast(Any, model).blocks[0].ln2.named_parameters() if name.endswith("weight")]
+    return all(bool((gain == gain.flatten()[0]).all()) for gain in gains)
 
 
 def _has_layer_norm(model: Model) -> bool:

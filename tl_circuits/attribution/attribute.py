@@ -19,12 +19,13 @@ from tl_circuits.graph import AttributionGraph, Provenance
 from tl_circuits.nodes import Feature, Kind, lay_out
 from tl_circuits.progress import stage
 from tl_circuits.replacement import LocalReplacementModel, localize
+from tl_circuits.replacement.localize import check_unhooked_since
 from tl_circuits.replacement.prompt import Prompt
 from tl_circuits.replacement.sweep import Sweep
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
-TargetsLike = Targets | Sequence[Token | Feature] | str | None
+TargetsLike = Targets | Sequence[Token | Feature] | Token | Feature | Tensor | None
 
 
 def attribute(
@@ -49,6 +50,11 @@ def attribute(
     what coverage it reached. Raises `TargetError` and `SettingError` for targets and settings that do not exist; warns
     where conservation or the probe is worse than rounding explains.
     """
+    if not isinstance(local, LocalReplacementModel):
+        raise SettingError(
+            f"attribute takes a local replacement model, not {type(local).__name__}: call tlc.localize first."
+        )
+    check_unhooked_since(local)
     _check_settings(coverage, max_features)
     with torch.inference_mode(False), torch.no_grad():
         found = resolve(Targets.parse(targets, max_targets, target_probability), local)
@@ -95,13 +101,16 @@ def trace(
 
 
 def _check_settings(coverage: float, max_features: int | None) -> None:
-    if not 0 < coverage <= 1:
+    if isinstance(coverage, bool) or not isinstance(coverage, int | float) or not 0 < coverage <= 1:
         raise SettingError(
-            f"coverage={coverage} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is the "
+            f"coverage={coverage!r} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is the "
             "full graph."
         )
-    if max_features is not None and max_features < 1:
-        raise SettingError(f"max_features={max_features} expands nothing: give at least 1, or None for no limit.")
+    whole = isinstance(max_features, int) and not isinstance(max_features, bool)
+    if max_features is not None and not (whole and max_features >= 1):
+        raise SettingError(
+            f"max_features={max_features!r} expands nothing: give a whole number from 1, or None for no limit."
+        )
 
 
 def _target_rows(sweep: Sweep, found: Sequence[Target]) -> Float[Tensor, "target source"]:
@@ -178,13 +187,12 @@ def _assemble(
 
 def _less_bias(local: LocalReplacementModel, expanded: Tensor) -> Float[Tensor, " expanded"]:
     rows: Int64[Tensor, " expanded"] = expanded.nonzero()[:, 0]
-    features = local.features[rows]
-    b_enc = (
-        torch.stack([local.transcoder.b_enc[layer][index] for layer, _, index in features.tolist()])
-        if len(rows)
-        else torch.empty(0)
-    )
-    return (local.preactivations[rows] - b_enc.to(local.preactivations)).cpu()
+    features, less_bias = local.features[rows], local.preactivations[rows].clone()
+    for layer in features[:, 0].unique().tolist():
+        here = features[:, 0] == layer
+        b_enc = local.transcoder.b_enc[layer]
+        less_bias[here] -= b_enc[features[here, 2].to(b_enc.device)].to(less_bias)
+    return less_bias.cpu()
 
 
 def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | None]) -> Provenance:

@@ -47,7 +47,8 @@ def checked(graph: AttributionGraph, local: LocalReplacementModel, targets: Sequ
             warnings.warn(
                 f"This graph fails its {name} check: its worst node is off by {value:.1e} of its inputs, and {dtype} "
                 f"allows {limit:.0e}. Something in the model is not frozen or not linear (a hook of your own, an "
-                "unusual block); do not trust its edges.",
+                "unusual block, a bridge from boot_native, which ignores what is put at attn.hook_pattern); do not "
+                "trust its edges.",
                 TLCircuitsWarning,
                 stacklevel=3,
             )
@@ -55,17 +56,21 @@ def checked(graph: AttributionGraph, local: LocalReplacementModel, targets: Sequ
 
 
 def _unconserved(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:
+    rows = graph.nodes.rows(Kind.FEATURE, Kind.TARGET)
+    gap = (graph.edges.sums() - graph.totals)[rows].abs()
+    return float((gap / _summed_up(local, targets, graph))[graph.expanded[rows]].max())
+
+
+def _summed_up(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> Tensor:
     # What a node reads is a sum over d_model whose terms may all but cancel: a row with one input can have next to no
     # Σ|edges| to compare its rounding with. Those terms round too, so they count here beside the edges.
     rows = graph.nodes.rows(Kind.FEATURE, Kind.TARGET)
     terms = _projections(local, targets, [working(read)[0] for read in local.pieces.reads], magnitude=True)
-    gap = (graph.edges.sums() - graph.totals)[rows].abs()
-    relative = gap / (graph.edges.sums(magnitude=True)[rows] + terms).clamp(min=torch.finfo(torch.float64).tiny)
-    return float(relative[graph.expanded[rows]].max())
+    return (graph.edges.sums(magnitude=True)[rows] + terms).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:
-    """The largest difference, over expanded nodes, between a real pass and the edges, relative to Σ|edges| of the node.
+    """The largest difference, over expanded nodes, between a real pass and the edges, relative to what it sums up.
 
     Features, errors and tokens are all doubled or removed, by random signs (the same ones for the same graph), at the
     same time: a wrong edge shows at its target.
@@ -86,8 +91,7 @@ def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: Attrib
     rows = nodes.rows(Kind.FEATURE, Kind.TARGET)
     known = graph.expanded[rows]
     said = _signed_sums(graph, signs)[rows]
-    scale = graph.edges.sums(magnitude=True)[rows]
-    relative = (measured - said).abs() / scale.clamp(min=torch.finfo(torch.float64).tiny)
+    relative = (measured - said).abs() / _summed_up(local, targets, graph)
     return float(relative[known].max())
 
 

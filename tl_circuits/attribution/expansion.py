@@ -30,6 +30,7 @@ class Expansion:
     expanded: Bool[Tensor, " feature"]
     _rows: list[Int64[Tensor, " row"]] = field(default_factory=list)
     _parts: list["_SparseRows"] = field(default_factory=list)
+    _known_influence: Float[Tensor, " node"] | None = None
 
     @classmethod
     def start(
@@ -77,7 +78,7 @@ class Expansion:
 
     def most_influential(self, at_most: int) -> Int64[Tensor, " feature"]:
         """The pending features that carry most of what is unexplained: one round's worth."""
-        influence = self._influence()[: self.n_features]
+        influence = self._influence()[: self.n_features].clone()
         influence[self.expanded] = 0
         size = min(max(SMALLEST_ROUND, min(LARGEST_ROUND, self.n_features // ROUNDS)), at_most, self.n_features)
         best = influence.topk(size)
@@ -100,10 +101,13 @@ class Expansion:
         return Edges(indptr, source, weight)
 
     def _influence(self) -> Float[Tensor, " node"]:
-        shares = Shares(self.edges(), counted_sources(self.nodes, constants=False))
-        return node_influence(shares, self.nodes, target_shares(self.nodes, self.target_weights))
+        if self._known_influence is None:
+            shares = Shares(self.edges(), counted_sources(self.nodes, constants=False))
+            self._known_influence = node_influence(shares, self.nodes, target_shares(self.nodes, self.target_weights))
+        return self._known_influence
 
     def _keep(self, rows: Int64[Tensor, " row"], dense: Float[Tensor, "row source"]) -> None:
+        self._known_influence = None
         self._rows.append(rows)
         self._parts.append(_SparseRows.of(dense.cpu()))
 

@@ -5,9 +5,10 @@ the final residual before any soft cap.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int64
@@ -43,7 +44,9 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What to explain, before a prompt is known. Made by `top`, `tokens`, `difference`, `direction` or `features`.
+    """What to explain, before a prompt is known.
+
+    Made by `top`, `tokens`, `difference`, `direction`, `directions` or `features`.
 
     Weights say how much each target counts in influence and scores: by default a token's probability, else 1. They may
     be negative; influence counts their magnitude.
@@ -51,11 +54,10 @@ class Targets:
 
     kind: str
     pos: int
-    wanted: tuple[Token | Feature, ...] = ()
+    wanted: tuple[Any, ...] = ()
     weights: tuple[float, ...] | None = None
-    vector: Float[Tensor, " d_model"] | None = None
     layer: int | None = None
-    label: str = "direction"
+    labels: tuple[str, ...] = ()
     max_targets: int = 10
     target_probability: float = 0.95
 
@@ -66,7 +68,7 @@ class Targets:
             raise TargetError(
                 f"{len(self.weights)} weights were given for {len(self.wanted)} targets: give one for each."
             )
-        if not all(math.isfinite(weight) for weight in self.weights):
+        if not all(_is_number(weight) and math.isfinite(weight) for weight in self.weights):
             raise TargetError(
                 f"The target weights {list(self.weights)} are not all finite numbers: give real weights, or none."
             )
@@ -79,76 +81,112 @@ class Targets:
     @classmethod
     def top(cls, max_targets: int = 10, target_probability: float = 0.95, *, pos: int = -1) -> "Targets":
         """The most likely tokens, as few as reach `target_probability`, at most `max_targets` (the paper's rule)."""
-        if max_targets < 1:
-            raise SettingError(f"max_targets={max_targets} leaves nothing to explain: give at least 1.")
-        if not 0 < target_probability <= 1:
-            raise SettingError(f"target_probability={target_probability} is outside (0, 1]: 0.95 is the paper's.")
+        if not _is_whole(max_targets) or max_targets < 1:
+            raise SettingError(f"max_targets={max_targets!r} leaves nothing to explain: give a whole number from 1.")
+        if not _is_number(target_probability) or not 0 < target_probability <= 1:
+            raise SettingError(f"target_probability={target_probability!r} is outside (0, 1]: 0.95 is the paper's.")
         return cls("top", pos, max_targets=max_targets, target_probability=target_probability)
 
     @classmethod
     def tokens(cls, tokens: Sequence[Token], weights: Sequence[float] | None = None, *, pos: int = -1) -> "Targets":
-        """The logits of these tokens at a position."""
-        if len(tokens) == 0:
-            raise TargetError(
-                "No target tokens were given: name at least one, or leave targets out for the most likely ones."
-            )
-        return cls("tokens", pos, tuple(tokens), None if weights is None else tuple(weights))
+        """The logits of these tokens, each an id or a text that is one token, at a position."""
+        wanted = _items(tokens, "tokens", "name at least one, or leave targets out for the most likely ones")
+        for token in wanted:
+            if not isinstance(token, str) and not _is_whole(token):
+                raise TargetError(f"{token!r} is no token: give texts such as ' Austin', or token ids.")
+        return cls("tokens", pos, wanted, None if weights is None else tuple(weights))
 
     @classmethod
     def difference(cls, token: Token, other: Token, *, pos: int = -1) -> "Targets":
         """One target: the logit of `token` less the logit of `other`."""
-        return cls("difference", pos, (token, other))
+        wanted = cls.tokens([token, other]).wanted
+        if token == other:
+            raise TargetError(
+                f"The difference of {token!r} and itself is zero, so nothing would be explained: name two tokens."
+            )
+        return cls("difference", pos, wanted)
 
     @classmethod
     def direction(
         cls, vector: Float[Tensor, " d_model"], *, pos: int = -1, layer: int | None = None, label: str = "direction"
     ) -> "Targets":
         """One target: a direction in what the unembedding reads or, with a layer, what the transcoder reads there."""
-        return cls("direction", pos, vector=vector, layer=layer, label=label)
+        return cls.directions([vector], pos=pos, layer=layer, labels=[label])
+
+    @classmethod
+    def directions(
+        cls,
+        vectors: Sequence[Tensor] | Float[Tensor, "target d_model"],
+        weights: Sequence[float] | None = None,
+        *,
+        pos: int = -1,
+        layer: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> "Targets":
+        """Several directions in what is read at one position, each with a weight (default 1) and a label."""
+        wanted = _items(vectors, "directions", "give at least one vector of d_model numbers")
+        names = tuple(labels) if labels is not None else tuple(f"direction {number}" for number in range(len(wanted)))
+        if len(names) != len(wanted) or not all(isinstance(name, str) for name in names):
+            raise TargetError(
+                f"The labels {list(names)!r:.80} were given for {len(wanted)} directions: give a text for each."
+            )
+        if layer is not None and not _is_whole(layer):
+            raise TargetError(
+                f"layer={layer!r} is no layer: give a whole number, or leave it out for the unembedding's input."
+            )
+        return cls("direction", pos, wanted, None if weights is None else tuple(weights), layer=layer, labels=names)
 
     @classmethod
     def features(cls, features: Sequence[Feature | str], weights: Sequence[float] | None = None) -> "Targets":
         """The pre-activations of these features, active or not; `"L3/120@-1"` names one too."""
-        if len(features) == 0:
-            raise TargetError("No target features were given: name at least one, such as 'L3/120@-1'.")
-        parsed = tuple(Feature.parse(feature) if isinstance(feature, str) else feature for feature in features)
-        return cls("features", -1, parsed, None if weights is None else tuple(weights))
+        wanted = [features] if isinstance(features, Feature) else features
+        parsed = []
+        for feature in _items(wanted, "features", "name at least one, such as 'L3/120@-1'"):
+            if not isinstance(feature, str | Feature):
+                raise TargetError(
+                    f"{feature!r} is no feature: write 'L3/120@-1', or tlc.Feature(layer=3, pos=-1, index=120)."
+                )
+            parsed.append(Feature.parse(feature) if isinstance(feature, str) else feature)
+        return cls("features", -1, tuple(parsed), None if weights is None else tuple(weights))
 
     @classmethod
-    def parse(
-        cls, given: "Targets | Sequence[Token | Feature] | str | None", max_targets: int, target_probability: float
-    ) -> "Targets":
-        """What `attribute` takes as targets: None (the most likely tokens), tokens, features or `Targets`."""
-        if isinstance(given, Targets):
-            return given
-        if given is None:
-            return cls.top(max_targets, target_probability)
-        wanted = [given] if isinstance(given, str) else list(given)
+    def parse(cls, given: Any, max_targets: int, target_probability: float) -> "Targets":
+        """What `attribute` takes: None (the most likely tokens), one or more tokens or features, or `Targets`."""
+        likely = cls.top(max_targets, target_probability)
+        if given is None or isinstance(given, Targets):
+            return likely if given is None else given
+        if isinstance(given, str | Feature) or _is_whole(given):
+            given = [given]
+        wanted = _items(given, "targets", "name at least one, or leave them out for the likeliest tokens")
+        # No token reads like the name of a feature.
+        wanted = tuple(
+            Feature.parse(item) if isinstance(item, str) and Feature.names(item) else item for item in wanted
+        )
         features = [item for item in wanted if isinstance(item, Feature)]
         if features and len(features) == len(wanted):
             return cls.features(features)
         if features:
             raise TargetError("Targets mix tokens and features: trace them apart, or pass tlc.Targets of one kind.")
-        return cls.tokens([item for item in wanted if not isinstance(item, Feature)])
+        return cls.tokens(wanted)
 
 
 def resolve(targets: Targets, local: LocalReplacementModel) -> tuple[Target, ...]:
     """The targets on this prompt. Raises `TargetError` for what vocabulary, prompt or transcoder do not hold."""
     if targets.kind == "features":
-        found = tuple(_feature(local, item) for item in targets.wanted if isinstance(item, Feature))
+        found = tuple(_feature(local, item) for item in targets.wanted)
     else:
         pos = _position(local, targets.pos)
         match targets.kind:
             case "top":
                 found = _most_likely(local, pos, targets.max_targets, targets.target_probability)
             case "tokens":
-                ids = [_token_id(local, item) for item in targets.wanted if not isinstance(item, Feature)]
-                found = _logits(local, pos, torch.tensor(ids))
+                found = _logits(local, pos, torch.tensor([_token_id(local, item) for item in targets.wanted]))
             case "difference":
-                ids = [_token_id(local, item) for item in targets.wanted if not isinstance(item, Feature)]
-                found = (_difference(*_logits(local, pos, torch.tensor(ids))),)
+                pair = _logits(local, pos, torch.tensor([_token_id(local, item) for item in targets.wanted]))
+                found = (_difference(*pair),)
             case _:
-                found = (_direction(local, targets, pos),)
+                named = zip(targets.wanted, targets.labels, strict=True)
+                found = tuple(_direction(local, targets.layer, pos, vector, label) for vector, label in named)
     if targets.weights is not None:
         found = tuple(replace(target, weight=weight) for target, weight in zip(found, targets.weights, strict=True))
     return found
@@ -200,21 +238,20 @@ def _difference(token: Target, other: Target) -> Target:
     )
 
 
-def _direction(local: LocalReplacementModel, targets: Targets, pos: int) -> Target:
-    layer = local.n_layers if targets.layer is None else targets.layer
-    vector, d_model = targets.vector, local.transcoder.d_model
+def _direction(local: LocalReplacementModel, given_layer: int | None, pos: int, vector: Any, label: str) -> Target:
+    layer = local.n_layers if given_layer is None else given_layer
+    d_model = local.transcoder.d_model
     if not 0 <= layer <= local.n_layers:
         raise TargetError(
-            f"layer={layer} lies outside the model's 0 to {local.n_layers - 1}; leave it out for the unembedding's "
-            "input."
+            f"layer={layer} lies outside the model's 0 to {local.n_layers - 1}; leave it out for the "
+            "unembedding's input."
         )
-    if vector is None or tuple(vector.shape) != (d_model,):
-        raise TargetError(
-            f"A direction has shape ({d_model},); {None if vector is None else tuple(vector.shape)} was given."
-        )
+    if not isinstance(vector, Tensor) or tuple(vector.shape) != (d_model,):
+        given = tuple(vector.shape) if isinstance(vector, Tensor) else repr(vector)[:60]
+        raise TargetError(f"A direction is a tensor of shape ({d_model},); {given} was given.")
     if not bool(vector.isfinite().all()) or not bool(vector.any()):
         raise TargetError("The direction is zero or holds NaN or infinity: give a vector of real numbers.")
-    return Target(layer, pos, -1, vector.detach().to(local.activations), targets.label, 1.0)
+    return Target(layer, pos, -1, vector.detach().to(local.activations), label, 1.0)
 
 
 def _feature(local: LocalReplacementModel, feature: Feature) -> Target:
@@ -234,6 +271,8 @@ def _feature(local: LocalReplacementModel, feature: Feature) -> Target:
 
 
 def _position(local: LocalReplacementModel, pos: int) -> int:
+    if not _is_whole(pos):
+        raise TargetError(f"Position {pos!r} is no position: give a whole number, negative ones count from the end.")
     if not -local.n_pos <= pos < local.n_pos:
         raise TargetError(
             f"Position {pos} lies outside the prompt of {local.n_pos} tokens: use 0 to {local.n_pos - 1}, or negative "
@@ -268,3 +307,24 @@ def _token_id(local: LocalReplacementModel, token: Token) -> int:
 
 def _token_string(local: LocalReplacementModel, token: int) -> str:
     return str(token) if local.model.tokenizer is None else local.model.tokenizer.decode([token])
+
+
+def _items(given: Any, what: str, advice: str) -> tuple[Any, ...]:
+    """What a sequence holds, tensors and arrays as plain numbers; a text or a dictionary is no sequence of targets."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise TargetError(f"{given!r:.80} is no list of {what}: put it in brackets; {advice}.")
+    values = (
+        given.tolist() if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point() else given
+    )
+    items = tuple(int(item) if isinstance(item, Integral) and not isinstance(item, int) else item for item in values)
+    if not items:
+        raise TargetError(f"No {what} were given: {advice}.")
+    return items
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -3,19 +3,21 @@
 Ameisen et al. 2025, "From Cross-Layer Transcoder to Replacement Model" and "The Local Replacement Model".
 """
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tl_circuits.errors import FitError, TLCircuitsWarning
+from tl_circuits.errors import FitError, warn_once
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement.pieces import Pieces, cut, working
 from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
-from tl_circuits.sites import Model, Sites, Tap, check_read_point, installed, warn_of_low_precision
+from tl_circuits.sites import Model, Sites, Tap, check_read_point, has_user_hooks, installed, warn_of_low_precision
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 
@@ -27,7 +29,7 @@ class LocalReplacementModel:
     - `errors` (layer, pos, d_model): what the MLP wrote less what the transcoder explains of it; zero where masked.
     - `masked_writes`: the same at masked positions, zero elsewhere.
     - `token_vectors`, `position_vectors` (None where positions are not learned): what enters the first block.
-    - `logits` (pos, d_vocab): the user's model's own, exactly.
+    - `logits` (pos, d_vocab): the user's model's own, exactly. `hooked`: whether the user's hooks were on it.
 
     The model is borrowed: no hook stays on it, and none of its flags is changed.
     """
@@ -45,6 +47,7 @@ class LocalReplacementModel:
     token_vectors: Float[Tensor, "pos d_model"]
     position_vectors: Float[Tensor, "pos d_model"] | None
     logits: Float[Tensor, "pos d_vocab"]
+    hooked: bool
 
     @property
     def n_layers(self) -> int:
@@ -78,8 +81,10 @@ def localize(
     cannot run. Warns once of 16-bit models, and of a transcoder that was trained on another model.
     """
     check_fit(model, transcoder)
+    _refuse_replaced(model)
     with torch.inference_mode(False), torch.no_grad():
         sites = Sites.of(model, transcoder.read, transcoder.write)
+        warn_of_doubts(model, transcoder)
         tokenized = tokenize(model, prompt, masked_positions)
         pieces = cut(model, sites, transcoder, tokenized.tokens)
         features, activations, preactivations = _active_features(transcoder, pieces, tokenized.masked)
@@ -99,11 +104,18 @@ def localize(
             token_vectors=pieces.embed[0],
             position_vectors=None if pieces.pos_embed is None else pieces.pos_embed[0],
             logits=pieces.logits,
+            hooked=has_user_hooks(model),
         )
 
 
 def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
     """Raises `FitError` where width, layers or read point are not the model's; warns where the name is not."""
+    if not hasattr(model, "hook_dict") or not isinstance(transcoder, CrossLayerTranscoder):
+        raise FitError(
+            f"A model and a transcoder are needed, in this order; {type(model).__name__} and "
+            f"{type(transcoder).__name__} were given. A model is a HookedTransformer or a TransformerBridge, a "
+            "transcoder a CrossLayerTranscoder."
+        )
     n_layers, d_model, name = model.cfg.n_layers, model.cfg.d_model, model.cfg.model_name
     if transcoder.n_layers != n_layers:
         raise FitError(
@@ -116,13 +128,51 @@ def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
             "another model?"
         )
     check_read_point(model, transcoder.read, processed_weights=transcoder.processed_weights)
+
+
+def warn_of_doubts(model: Model, transcoder: CrossLayerTranscoder) -> None:
+    """Warns once of a model in 16 bits, and of a transcoder that was trained on another model."""
     warn_of_low_precision(model)
+    name = model.cfg.model_name
     if transcoder.model_name is not None and _plain(transcoder.model_name) != _plain(str(name)):
-        warnings.warn(
+        warn_once(
             f"This transcoder says it was trained on {transcoder.model_name!r}, but the model is {name!r}: its "
             "features may mean nothing here. The sizes agree, so tracing goes on.",
-            TLCircuitsWarning,
             stacklevel=3,
+        )
+
+
+_REPLACED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+@contextmanager
+def replaced(model: Model, *, exact: bool) -> Iterator[None]:
+    """Marks a model whose MLPs are replaced meanwhile, unless error terms make its outputs exact."""
+    if exact:
+        yield
+        return
+    _REPLACED[model] = _REPLACED.get(model, 0) + 1
+    try:
+        yield
+    finally:
+        _REPLACED[model] -= 1
+
+
+def _refuse_replaced(model: Model) -> None:
+    if _REPLACED.get(model, 0):
+        raise FitError(
+            "The model's MLPs are replaced at the moment (tlc.replace_mlps), so every transcoder would seem perfect "
+            "on it: leave that block before tracing, or open it with error_terms=True."
+        )
+
+
+def check_unhooked_since(local: LocalReplacementModel) -> None:
+    """Raises `FitError` where the user's hooks were put on or taken off the model after it was localized."""
+    if has_user_hooks(local.model) != local.hooked:
+        was, now = ("on", "off") if local.hooked else ("off", "on")
+        raise FitError(
+            f"When the model was localized its hooks of your own were {was}, now they are {now}: it is another model. "
+            "Localize and attribute inside the same model.hooks(...)."
         )
 
 

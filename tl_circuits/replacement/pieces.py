@@ -22,7 +22,8 @@ from tl_circuits.transcoder import CrossLayerTranscoder
 class Pieces:
     """One pass at batch 1 in pieces. All tensors are `1 pos d_model` and all but the leaves carry their autograd graph.
 
-    `block_in[l]` are leaves; `block_in[n_layers]` is the last residual. `writes[l]` are leaves too: what the MLP wrote,
+    `block_in[l]` are leaves; `block_in[n_layers]` is the last residual. `block_out[l]` is what arrives at the next
+    leaf, edits by the user's hooks between blocks included. `writes[l]` are leaves too: what the MLP wrote,
     without the transcoder's linear skip, which stays in the graph. `reads[l]` is what the transcoder reads, and
     `reads[n_layers]`, in a whole pass, what the unembedding reads. `frozen` holds the patterns and denominators.
     """
@@ -55,12 +56,7 @@ class Pieces:
     def block_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
         """What each block adds whatever its input and its MLP's write: attention and norm biases, edits by hooks."""
         leaves = zip(self.block_in, self.writes, strict=False)
-        inside = [_constant(out, pair) for out, pair in zip(self.block_out, leaves, strict=True)]
-        joints = [
-            (working(after) - working(before))[0]
-            for before, after in zip(self.block_out, self.block_in[1:], strict=True)
-        ]
-        return tuple(constant + joint for constant, joint in zip(inside, joints, strict=True))
+        return tuple(_constant(out, pair) for out, pair in zip(self.block_out, leaves, strict=True))
 
     @cached_property
     def read_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
@@ -115,11 +111,10 @@ class _Recorder:
         """What to call at each tap."""
         functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {tap: self._freeze(tap) for tap in self._sites.frozen}
         for site in self._sites.sites:
-            functions[site.block_in] = self._leaf("block_in", site.layer)
+            functions[site.block_in] = self._enter(site.layer)
             functions[site.read] = self._see("read", site.layer)
             functions[site.write] = self._write(site.layer)
-            functions[site.block_out] = self._see("block_out", site.layer)
-        functions[self._sites.sites[-1].block_out] = self._last
+        functions[self._sites.sites[-1].block_out] = self._enter(self._sites.n_layers)
         functions[self._sites.unembed_in] = self._see("read", self._sites.n_layers)
         functions[self._sites.embed] = self._see("embed", 0)
         if self._sites.pos_embed is not None:
@@ -186,9 +181,13 @@ class _Recorder:
 
         return write
 
-    def _last(self, value: Tensor) -> Tensor:
-        self._seen.setdefault(("block_out", self._sites.n_layers - 1), value)
-        return self._leaf("block_in", self._sites.n_layers)(value)
+    def _enter(self, layer: int) -> Callable[[Tensor], Tensor]:
+        def enter(value: Tensor) -> Tensor:
+            if layer > 0:
+                self._seen.setdefault(("block_out", layer - 1), value)
+            return self._leaf("block_in", layer)(value)
+
+        return enter
 
 
 def _pull_back(

@@ -1,9 +1,10 @@
 """What a user calls a prompt → token ids that this model can run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -43,12 +44,13 @@ def _ids(model: Model, prompt: Prompt) -> Int64[Tensor, " pos"]:
     device = next(model.parameters()).device
     if isinstance(prompt, Tensor):
         return _one_prompt(prompt).to(device)
-    if len(prompt) == 0:
+    if isinstance(prompt, Sequence) and len(prompt) == 0:
         raise PromptError(f"The prompt {prompt!r} is empty: give at least one token.")
-    if isinstance(prompt, str) or isinstance(prompt[0], dict):
+    if isinstance(prompt, str) or (isinstance(prompt, list | tuple) and isinstance(prompt[0], dict)):
         return _text_ids(model, prompt).to(device)
-    if all(isinstance(token, int) and not isinstance(token, bool) for token in prompt):
-        return torch.tensor(prompt, dtype=torch.int64, device=device)
+    if isinstance(prompt, list | tuple | range) and all(_is_whole(token) for token in prompt):
+        # Ids beyond 64 bits are outside every vocabulary, and outside tensors.
+        return torch.tensor([min(max(token, -1), 2**62) for token in prompt], device=device)
     raise PromptError(
         f"A prompt is text, token ids or chat messages; {prompt!r:.80} was given. To trace several prompts, trace each."
     )
@@ -71,7 +73,14 @@ def _text_ids(model: Model, prompt: Any) -> Int64[Tensor, " pos"]:
         raise PromptError("This model has no tokenizer, so it cannot read text: give token ids instead.")
     if isinstance(prompt, str):
         return cast(Any, model).to_tokens(prompt, truncate=False)[0]
-    text = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    try:
+        text = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        # Templates are programs of their own, which raise what they like.
+        raise PromptError(
+            f"The tokenizer cannot lay out these chat messages: {error!s:.200} Give each a role and a content, and a "
+            "model whose tokenizer has a chat template; or give text."
+        ) from error
     return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
 
@@ -94,6 +103,7 @@ def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
 
 def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | None) -> tuple[tuple[int, ...], str]:
     if given is not None:
+        given = _positions(given)
         outside = [position for position in given if not -len(tokens) <= position < len(tokens)]
         if outside:
             raise PromptError(
@@ -106,6 +116,20 @@ def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | 
         return (), "nothing masked: the model has no beginning-of-sequence token"
     leading = int((tokens == bos).cumprod(0).sum())
     return tuple(range(leading)), f"beginning-of-sequence token (id {bos}), on which transcoders are not trained"
+
+
+def _positions(given: Any) -> list[int]:
+    positions = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
+    if isinstance(positions, str) or not isinstance(positions, Iterable):
+        raise PromptError(f"masked_positions={given!r} is no sequence: write (0,) to mask the first, () to mask none.")
+    positions = list(positions)
+    if not all(_is_whole(position) for position in positions):
+        raise PromptError(f"masked_positions={positions} are not all whole numbers: write (0,) to mask the first.")
+    return positions
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _strings(model: Model, tokens: Int64[Tensor, " pos"]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_circuits.replacement.localize import check_fit
+from tl_circuits.replacement.localize import check_fit, replaced, warn_of_doubts
 from tl_circuits.sites import Model, Sites, Tap, installed
 from tl_circuits.transcoder import CrossLayerTranscoder
 
@@ -42,6 +42,10 @@ class ReplacementCache(Mapping[str, Tensor]):
     def _name(self, layer: int, what: str) -> str:
         return f"blocks.{layer}.{self._write}.hook_transcoder_{what}"
 
+    def clear(self) -> None:
+        """Forgets the pass before, of which a shorter pass would leave some layers."""
+        self._tensors.clear()
+
     def record(self, layer: int, **tensors: Tensor) -> None:
         """Keeps what one layer computed in this pass."""
         self._tensors |= {self._name(layer, what): tensor for what, tensor in tensors.items()}
@@ -61,12 +65,13 @@ def replace_mlps(
     """
     check_fit(model, transcoder)
     sites = Sites.of(model, transcoder.read, transcoder.write)
+    warn_of_doubts(model, transcoder)
     cache = ReplacementCache(transcoder.write)
     replacement = _Replacement(model, transcoder, cache, error_terms=error_terms, mask_bos=mask_bos)
     functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {sites.token_ids: replacement.tokens}
     for site in sites.sites:
         functions |= {site.read: replacement.read(site.layer), site.write: replacement.write(site.layer)}
-    with installed(model, functions):
+    with installed(model, functions), replaced(model, exact=error_terms):
         yield cache
 
 
@@ -90,7 +95,8 @@ class _Replacement:
         self._activations: list[Tensor] = []
 
     def tokens(self, ids: Int[Tensor, "batch pos"]) -> None:
-        """Remembers where the sequences' leading beginning-of-sequence tokens stand, after padding on the left."""
+        """Begins a pass: remembers where sequences begin with their BOS token, after any padding on the left."""
+        self._cache.clear()
         if self._bos is None:
             return
         is_bos = ids == self._bos

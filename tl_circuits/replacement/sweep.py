@@ -19,7 +19,6 @@ from torch import Tensor
 from tl_circuits.nodes import Kind, Nodes, lay_out
 from tl_circuits.replacement.localize import LocalReplacementModel
 from tl_circuits.replacement.pieces import Pieces, cut
-from tl_circuits.sites import has_user_hooks
 
 PREBUILT_BYTES = 512 * 2**20
 """Up to this much, decoder rows are gathered once and kept; above, anew in each batch, at no cost seen."""
@@ -110,8 +109,8 @@ class Sweep:
             return columns.in_node_order(self)[torch.argsort(down)]
 
     def _walk_down(self, readouts: Readouts, columns: "_Columns") -> None:
-        length, pieces = self._prefix(int(readouts.pos.max()))
         layers = readouts.layer.tolist()
+        length, pieces = self._prefix(int(readouts.pos.max()), whole=layers[0] == self.local.n_layers)
         joined, cotangent = 0, readouts.vector.new_empty(0, 1, length, readouts.vector.shape[1])
         for layer in range(layers[0], -1, -1):
             if joined:
@@ -154,8 +153,9 @@ class Sweep:
             columns.positions[:, :length] = torch.einsum("bpd,pd->bp", at_embedding, local.position_vectors[:length])
         columns.bias[:, 0] += at_embedding.flatten(1) @ local.pieces.embedding_constant[:length].flatten()
 
-    def _prefix(self, last_pos: int) -> tuple[int, Pieces]:
-        return next(prefix for prefix in self.prefixes if prefix[0] > last_pos)
+    def _prefix(self, last_pos: int, *, whole: bool) -> tuple[int, Pieces]:
+        # The passes over prefixes stop before the unembedding.
+        return self.prefixes[-1] if whole else next(prefix for prefix in self.prefixes if prefix[0] > last_pos)
 
     def _span(self, layer: int, pos: int) -> tuple[int, int]:
         first_source = self.local.transcoder.sources(layer)[0]
@@ -220,7 +220,7 @@ def _prefixes(local: LocalReplacementModel) -> tuple[tuple[int, Pieces], ...]:
     # A target reads nothing after its position, so early targets need only the prompt's beginning: half of the work.
     whole = (local.n_pos, local.pieces)
     causal = getattr(local.model.cfg, "attention_dir", "causal") == "causal"
-    if not causal or has_user_hooks(local.model):
+    if not causal or local.hooked:
         return (whole,)
     writes = [write.detach() for write in local.pieces.writes]
     shorter = [

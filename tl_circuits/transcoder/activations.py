@@ -67,7 +67,7 @@ class JumpReLU(Activation):
             threshold = threshold.to(torch.get_default_dtype())
         if threshold.ndim == 3 and threshold.shape[1] == 1:
             threshold = threshold.squeeze(1)
-        if threshold.ndim not in (0, 1, 2):
+        if threshold.ndim not in (0, 2):
             raise SettingError(f"A JumpReLU threshold has shape (layer, feature); {tuple(threshold.shape)} was given.")
         if bool(threshold.isnan().any()):
             raise SettingError(
@@ -145,6 +145,7 @@ class BatchTopK(Activation):
                 "A BatchTopK threshold is NaN: calibrate it on data after training, one number per layer."
             )
         self.threshold = nn.Parameter(torch.as_tensor(threshold), requires_grad=False)
+        self.eval()
 
     def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:
         values = preactivations.relu()
@@ -156,6 +157,6 @@ class BatchTopK(Activation):
 
 
 def _positive(k: int) -> int:
-    if k < 1:
+    if not isinstance(k, int) or k < 1:
         raise SettingError(f"k={k} keeps no feature: give the number of features active per position, at least 1.")
     return k

@@ -1,12 +1,13 @@
 """The one type for cross-layer and per-layer transcoders, with or without a linear skip."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from tl_circuits.errors import FitError
-from tl_circuits.transcoder.activations import Activation, ReLU
+from tl_circuits.transcoder.activations import Activation, BatchTopK, ReLU
 
 
 class CrossLayerTranscoder(nn.Module):
@@ -51,16 +52,24 @@ class CrossLayerTranscoder(nn.Module):
         processed_weights: bool = False,
     ) -> None:
         super().__init__()
-        self.W_enc = _frozen_list(W_enc)
-        self.b_enc = _frozen_list(b_enc)
-        self.W_dec = _frozen_list(rows if rows.ndim == 3 else rows.unsqueeze(1) for rows in W_dec)
-        self.b_dec = nn.Parameter(b_dec, requires_grad=False)
-        self.W_skip = None if W_skip is None else _frozen_list(W_skip)
+        self.W_enc = _frozen_list("W_enc", W_enc)
+        self.b_enc = _frozen_list("b_enc", b_enc)
+        self.W_dec = _frozen_list(
+            "W_dec", [rows.unsqueeze(1) if rows.ndim == 2 else rows for rows in _tensors("W_dec", W_dec)]
+        )
+        self.b_dec = nn.Parameter(_rows("b_dec", b_dec), requires_grad=False)
+        self.W_skip = None if W_skip is None else _frozen_list("W_skip", W_skip)
+        if not isinstance(activation, Activation | None):
+            raise FitError(
+                f"activation={activation!r} is no activation: give one such as tlc.ReLU() or tlc.JumpReLU(threshold)."
+            )
         self.activation = ReLU() if activation is None else activation
         self.read, self.write, self.model_name = read, write, model_name
         self.processed_weights = processed_weights
         self._check_shapes()
         self._check_numbers()
+        # BatchTopK looks at whole batches while training: a transcoder is used far more often than it is trained.
+        self.eval()
 
     @property
     def n_layers(self) -> int:
@@ -158,6 +167,11 @@ class CrossLayerTranscoder(nn.Module):
         for layer, W_skip in enumerate(self.W_skip or ()):
             _expect(f"W_skip[{layer}]", W_skip, (d_model, d_model))
         threshold = getattr(self.activation, "threshold", None)
+        if isinstance(self.activation, BatchTopK) and tuple(self.activation.threshold.shape) != (n_layers,):
+            raise FitError(
+                f"The BatchTopK threshold has shape {tuple(self.activation.threshold.shape)} for {n_layers} layers: "
+                "give one number for each layer."
+            )
         if (
             threshold is not None
             and threshold.ndim == 2
@@ -182,7 +196,29 @@ class CrossLayerTranscoder(nn.Module):
                 )
 
 
-def _frozen_list(parts: Iterable[Tensor]) -> nn.ParameterList:
+def _tensors(name: str, given: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    parts = list(given) if isinstance(given, Tensor | Sequence | nn.ParameterList) and len(given) else []
+    if not parts or not all(isinstance(part, Tensor) and part.ndim for part in parts):
+        raise FitError(
+            f"{name} is {type(given).__name__} {given!r:.60}: give a tensor with a row for each layer, or a sequence "
+            "of one tensor for each (torch.from_numpy takes arrays)."
+        )
+    return parts
+
+
+def _rows(name: str, given: Tensor | Sequence[Tensor]) -> Float[Tensor, "layer d_model"]:
+    rows = _tensors(name, given)
+    shapes = {tuple(row.shape) for row in rows}
+    if len(shapes) != 1 or rows[0].ndim != 1:
+        raise FitError(f"{name} has rows of shapes {sorted(shapes)}: give one of d_model numbers for each layer.")
+    return given if isinstance(given, Tensor) else torch.stack(rows)
+
+
+def _frozen_list(name: str, given: Tensor | Sequence[Tensor]) -> nn.ParameterList:
+    parts = _tensors(name, given)
+    for part in parts:
+        if not part.is_floating_point():
+            raise FitError(f"{name} has dtype {part.dtype}: give floating point weights.")
     return nn.ParameterList([nn.Parameter(part, requires_grad=False) for part in parts])
 
 
