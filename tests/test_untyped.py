@@ -13,7 +13,9 @@ from tests.untyped import DOORS
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("doors", DOORS)
+@pytest.mark.parametrize(
+    "doors", [pytest.param(name, marks=() if name == "graph" else pytest.mark.slow) for name in DOORS]
+)
 def test_bad_inputs_are_refused_by_name_without_type_checks(doors: str) -> None:
     # A process of its own, because this one checks every type.
     found = subprocess.run(

@@ -36,6 +36,10 @@ def works(what: str, call: Callable[[], object]) -> Try:
     return Try(what, call, None, may_work=True)
 
 
+def works_or_says(what: str, says: str, call: Callable[[], object]) -> Try:
+    return Try(what, call, says, may_work=True)
+
+
 def graph_doors(folder: Path) -> Iterator[Try]:
     graph: Any = random_graph(11, n_features=9)
     cut: Any = graph.prune(0.6, 0.9)
@@ -99,7 +103,131 @@ def graph_doors(folder: Path) -> Iterator[Try]:
     yield works("labels of int64, saved", lambda: graph.with_labels(named).save(folder / "named.graph"))
 
 
-DOORS = {"graph": graph_doors}
+def tiny() -> tuple[Any, Any]:
+    """A model of 2 layers that is 8 wide, and a transcoder that fits."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=2, d_model=8, n_heads=1, d_head=8, d_mlp=8, d_vocab=97, n_ctx=8, act_fn="gelu", device="cpu", seed=0
+    )
+    return HookedTransformer(config).eval(), transcoder()
+
+
+def transcoder(**parts: Any) -> Any:
+    """The transcoder with some of its arguments replaced."""
+    rng = torch.Generator().manual_seed(0)
+    plain = {
+        "W_enc": torch.randn(2, 6, 8, generator=rng),
+        "b_enc": torch.zeros(2, 6),
+        "W_dec": [torch.randn(6, 2, 8, generator=rng), torch.randn(6, 1, 8, generator=rng)],
+        "b_dec": torch.zeros(2, 8),
+    }
+    return tl.CrossLayerTranscoder(**plain | parts)
+
+
+def target_doors(_folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+    local, T = tlc.localize(model, clt, [1, 2, 3]), tl.Targets
+    attribute = tl.attribute
+    vector = torch.ones(8)
+    yield works("attribute(local, 5)", lambda: attribute(local, 5))
+    yield works("attribute(local, tensor)", lambda: attribute(local, torch.tensor([5, 1])))
+    yield works("attribute(local, Feature)", lambda: attribute(local, tlc.Feature(1, -1, 3)))
+    yield works_or_says("attribute(['L0/3@-1'])", "L0/3@-1", lambda: attribute(local, ["L0/3@-1"]))
+    for wrong in (True, 1.5, {"a": 1}, [1.5], [None], [True], [], b"x", torch.tensor([1.5]), object):
+        says = "No target" if wrong == [] else f"{wrong!r}".removeprefix("tensor(").strip("[]()")
+        yield refused(f"attribute(local, {wrong!r})", says, lambda wrong=wrong: attribute(local, wrong))
+    yield refused("attribute(model)", "HookedTransformer", lambda: attribute(model))
+    yield refused("attribute(None)", "None", lambda: attribute(None))
+    settings = {
+        "coverage": ("1", None, True, float("nan")),
+        "max_features": (3.7, True, "a", -1),
+        "max_targets": (2.5, "a", None, True, 0),
+        "target_probability": ("x", None, True, 0),
+    }
+    for name, values in settings.items():
+        for value in values:
+            yield refused(
+                f"attribute({name}={value!r})",
+                f"{name}={value!r}",
+                lambda name=name, value=value: attribute(local, **{name: value}),
+            )
+    made: dict[str, tuple[str, Callable[[], object]]] = {
+        "direction([1.0])": ("[1.0]", lambda: T.direction([1.0])),
+        "direction(None)": ("None", lambda: T.direction(None)),
+        "direction(layer=1.0)": ("1.0", lambda: T.direction(vector, layer=1.0)),
+        "direction(layer='a')": ("'a'", lambda: T.direction(vector, layer="a")),
+        "direction(pos='a')": ("'a'", lambda: T.direction(vector, pos="a")),
+        "direction(label=5)": ("5", lambda: T.direction(vector, label=5)),
+        "tokens(pos=1.5)": ("1.5", lambda: T.tokens([1], pos=1.5)),
+        "tokens(pos=None)": ("None", lambda: T.tokens([1], pos=None)),
+        "tokens('95')": ("'95'", lambda: T.tokens("95")),
+        "tokens(None)": ("None", lambda: T.tokens(None)),
+        "tokens([None])": ("None", lambda: T.tokens([None])),
+        "tokens(weights=['a'])": ("'a'", lambda: T.tokens([1], weights=["a"])),
+        "tokens(weights=[None])": ("None", lambda: T.tokens([1], weights=[None])),
+        "features(None)": ("None", lambda: T.features(None)),
+        "features([1])": ("1", lambda: T.features([1])),
+        "difference(1, None)": ("None", lambda: T.difference(1, None)),
+        "top('a')": ("'a'", lambda: T.top("a")),
+        "top(pos=None)": ("None", lambda: T.top(pos=None)),
+    }
+    for what, (says, make) in made.items():
+        yield refused(f"Targets.{what}", says, lambda make=make: attribute(local, make()))
+    yield works_or_says("features((0, 1, 2))", "(0, 1, 2)", lambda: attribute(local, T.features([(0, 1, 2)])))
+    yield works_or_says("tokens(5)", "5", lambda: attribute(local, T.tokens(5)))
+    yield works_or_says("features('L0/3@-1')", "L0/3@-1", lambda: attribute(local, T.features("L0/3@-1")))
+
+
+def prompt_doors(_folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+    localize = tl.localize
+    yield refused("localize(None, t, p)", "None", lambda: localize(None, clt, [1, 2]))
+    yield refused("localize(t, m, p)", "CrossLayerTranscoder", lambda: localize(clt, model, [1, 2]))
+    yield refused("localize(m, None, p)", "None", lambda: localize(model, None, [1, 2]))
+    for prompt in (None, 5, b"x", {1, 2}, 1.5, [1.5], {"role": "user"}):
+        yield refused(f"localize(prompt={prompt!r})", f"{prompt!r}", lambda prompt=prompt: localize(model, clt, prompt))
+    yield works_or_says("localize(prompt=iterator)", "iterator", lambda: localize(model, clt, iter([1])))
+    for masked in ("0", [None], [0.5], ["0"], 0.5, [True]):
+        yield refused(
+            f"masked_positions={masked!r}", f"{masked!r}", lambda masked=masked: localize(model, clt, [1, 2], masked)
+        )
+    yield works_or_says("masked_positions=0", "0", lambda: localize(model, clt, [1, 2], 0))
+    yield works("masked_positions=tensor", lambda: localize(model, clt, [1, 2], torch.tensor([0])))
+    for swapped in ((None, clt), (model, None), (clt, model)):
+        yield refused(
+            "replace_mlps", type(swapped[swapped[0] is model]).__name__.removesuffix("Type"),
+            lambda swapped=swapped: tl.replace_mlps(*swapped).__enter__(),
+        )  # fmt: skip
+    yield refused("trace(None, t, p)", "None", lambda: tl.trace(None, clt, [1]))
+
+
+def transcoder_doors(_folder: Path) -> Iterator[Try]:
+    for activation in ("relu", tlc.ReLU, 5):
+        says = "ReLU" if activation is tlc.ReLU else f"{activation!r}"
+        yield refused(
+            f"activation={activation!r}", says, lambda activation=activation: transcoder(activation=activation)
+        )
+    yield refused("1-D b_dec", "b_dec", lambda: transcoder(b_dec=torch.zeros(8)))
+    yield works("b_dec as a list of tensors", lambda: transcoder(b_dec=[torch.zeros(8), torch.zeros(8)]))
+    yield refused("b_dec as lists", "b_dec", lambda: transcoder(b_dec=[[0.0] * 8] * 2))
+    yield refused("no layers", "W_enc", lambda: transcoder(W_enc=[], b_enc=[], W_dec=[], b_dec=torch.zeros(0, 8)))
+    yield refused("empty layers", "W_enc", lambda: transcoder(W_enc=torch.zeros(0), b_enc=[], W_dec=[], b_dec=[]))
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        for value in (None, 5, "x"):
+            yield refused(f"{name}={value!r}", name, lambda name=name, value=value: transcoder(**{name: value}))
+    yield works_or_says("numpy W_enc", "W_enc", lambda: transcoder(W_enc=numpy.zeros((2, 6, 8), "float32")))
+    yield works_or_says("numpy b_dec", "b_dec", lambda: transcoder(b_dec=numpy.zeros((2, 8), "float32")))
+    for name in ("read", "write"):
+        yield refused(f"{name}=5", "5", lambda name=name: tlc.localize(tiny()[0], transcoder(**{name: 5}), [1]))
+    yield refused("JumpReLU of 5 features", "(5,)", lambda: transcoder(activation=tlc.JumpReLU(torch.zeros(5))))
+    yield refused("BatchTopK of 4 layers", "4", lambda: transcoder(activation=tlc.BatchTopK(3, torch.zeros(4))))
+    for k in (2.5, "a", None, 0):
+        yield refused(f"TopK({k!r})", f"k={k}", lambda k=k: tl.TopK(k))
+        yield refused(f"BatchTopK({k!r})", f"k={k}", lambda k=k: tl.BatchTopK(k, torch.zeros(2)))
+
+
+DOORS = {"graph": graph_doors, "targets": target_doors, "prompts": prompt_doors, "transcoders": transcoder_doors}
 
 
 def told(error: Exception | None) -> list[Any] | None:
