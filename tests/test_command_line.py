@@ -209,7 +209,7 @@ def test_a_model_without_a_transcoder_is_refused_from_python_too() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--target", "Austin"), "The target 'Austin' is not one token of this vocabulary"),
+        (("--target", "Austin"), "The target 'Austin' is not in this vocabulary; ' Austin' is one"),
         (("--target", "L9/1@-1"), "L9/1@-1 is of layer 9, but the transcoder has layers 0 to 2"),
         (("--out", "no/such/folder/x.graph"), "'no/such/folder/x.graph' cannot be written"),
         (("--json-out", "."), "'.' cannot be written: give the name of a file in a folder that exists"),
@@ -270,7 +270,8 @@ def test_a_warning_is_one_line_and_not_among_the_results(folders: tuple[str, str
 
 def test_words_that_the_model_does_not_know_are_warned_of(folders: tuple[str, str]) -> None:
     result = trace(folders, "--json", prompt="the capital of Zembla is")
-    assert "warning: The model's vocabulary lacks what stands at positions [4]" in result.stderr
+    assert "warning: The model's vocabulary lacks what stands at positions [4] of the prompt" in result.stderr
+    assert "Zembla" in result.stderr
     assert json.loads(result.stdout)["tokens"][4] == "<unk>"
     assert "vocabulary" not in trace(folders, "--json").stderr
 

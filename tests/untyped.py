@@ -202,7 +202,13 @@ def prompt_doors(_folder: Path) -> Iterator[Try]:
     yield refused("trace(None, t, p)", "None", lambda: tl.trace(None, clt, [1]))
 
 
-def transcoder_doors(_folder: Path) -> Iterator[Try]:
+def transcoder_doors(folder: Path) -> Iterator[Try]:
+    for path in (5, None):
+        yield refused(f"load_transcoder({path!r})", f"{path!r}", lambda path=path: tlc.load_transcoder(path))
+        yield refused(
+            f"save_transcoder({path!r})", f"{path!r}", lambda path=path: tlc.save_transcoder(transcoder(), path)
+        )
+    yield refused("save_transcoder(None)", "None", lambda: tlc.save_transcoder(None, folder / "clt"))
     for activation in ("relu", tlc.ReLU, 5):
         says = "ReLU" if activation is tlc.ReLU else f"{activation!r}"
         yield refused(

@@ -159,7 +159,6 @@ def trace_command(
         shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
         borrowed, found = load(model, transcoder, shipped=shipped, kind=model_class.value, dtype=parameters)
         local = localize(borrowed, found, prompt)
-        _warn_of_unknown_words(local)
         wanted = [_target(text) for text in target] if target else None
         graph = attribute(local, wanted, coverage=coverage, max_features=max_features, max_targets=max_targets)
         graph = labelled(graph, borrowed, found) if model == DEMO else graph
@@ -231,22 +230,6 @@ def _target(text: str) -> "str | Feature":
         return Feature.parse(text)
     except TargetError:
         return text
-
-
-def _warn_of_unknown_words(local: "LocalReplacementModel") -> None:
-    unknown = getattr(local.model.tokenizer, "unk_token_id", None)
-    # Some tokenizers give one id to the unknown and to what begins a text, which is meant.
-    places = [
-        pos
-        for pos, token in enumerate(local.prompt.tokens.tolist())
-        if token == unknown and pos not in local.prompt.masked
-    ]
-    if places:
-        warnings.warn(
-            f"The model's vocabulary lacks what stands at positions {places} of the prompt: it reads them as unknown.",
-            TLCircuitsWarning,
-            stacklevel=2,
-        )
 
 
 def _top_outputs(local: "LocalReplacementModel") -> "tuple[Output, ...]":

@@ -48,7 +48,10 @@ _NODE_NAME = re.compile(r"(?P<kind>[a-z_]+)(?: (?:L(?P<layer>\d{1,18})|(?P<index
 
 
 class Feature(NamedTuple):
-    """A transcoder feature at one position of a prompt, written `L20/15589@-1`: negative ones count from the end."""
+    """A transcoder feature at one position of a prompt: `Feature(layer=20, pos=-1, index=15589)` is `L20/15589@-1`.
+
+    Negative positions count from the end of the prompt. `Feature.parse` reads the written form.
+    """
 
     layer: int
     pos: int

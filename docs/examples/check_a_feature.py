@@ -1,32 +1,34 @@
-"""Does a feature stand for Texas? Ask about every city of the demo's world, and see on which ones it is active."""
+"""Does a feature stand for Texas? Ask every question about every city of the demo's world, and see where it is active."""
 
 import torch
 
 import tl_circuits as tlc
-from tl_circuits.zoo.world import STATES, name
+from tl_circuits.zoo.world import world
 
-model, clt = tlc.demo()
-candidates = [(1, 386), (2, 313), (1, 507), (0, 496)]
-
-
-def activations(cities: list[str]) -> dict[tuple[int, int], torch.Tensor]:
-    """What the candidates do at the last token, with the errors added back, so that the model runs as it is."""
-    prompts = [f"the capital of the state containing {city} is" for city in cities]
-    with torch.no_grad(), tlc.replace_mlps(model, clt, error_terms=True) as features:
-        model(torch.cat([model.to_tokens(prompt) for prompt in prompts]))
-    return {(layer, index): features[layer][:, -1, index] for layer, index in candidates}
+# Dallas is where the features were found, so it is no evidence.
+questions = [question for question in world().of("two-hop") if question.city != "Dal|las"]
+questions += [question for question in world().of("two-hop", held_out=True) if question.city != "Dal|las"]
+relations = sorted({question.relation for question in questions})
+texan = torch.tensor([question.state == "Texas" for question in questions])
+asks = {relation: torch.tensor([question.relation == relation for question in questions]) for relation in relations}
 
 
-# Dallas is where the feature was found, so it is no evidence.
-texan = [name(city) for state in STATES if state.name == "Texas" for city in state.cities if name(city) != "Dallas"]
-other = [name(city) for state in STATES if state.name != "Texas" for city in state.cities]
-in_texas, elsewhere = activations(texan), activations(other)
-print(f"{len(texan)} other Texan cities, {len(other)} cities elsewhere")
-for layer, index in candidates:
-    inside, outside = in_texas[layer, index], elsewhere[layer, index]
-    print(
-        f"L{layer}/{index}: active on {int((inside > 0).sum())} Texan cities, mean {inside.mean():.2f}; "
-        f"on {int((outside > 0).sum())} others, mean {outside.mean():.2f}"
-    )
-silent = [city for city, value in zip(texan, in_texas[1, 386].tolist(), strict=True) if value == 0]
-print("L1/386 is silent on", ", ".join(silent))
+def compare(transcoder: str, names: list[str]) -> None:
+    """Count the questions on which features are active at the last token, by what is asked."""
+    model, coder = tlc.demo(transcoder=transcoder)
+    # With the errors added back, the model runs as it is.
+    with torch.no_grad(), tlc.replace_mlps(model, coder, error_terms=True) as features:
+        model(torch.cat([model.to_tokens(question.text) for question in questions]))
+    wanted = [tlc.Feature.parse(name) for name in names]
+    active = [features[feature.layer][:, -1, feature.index] > 0 for feature in wanted]
+
+    print(f"{transcoder.upper()}: share of questions with the feature active, on Texan cities | on others")
+    print(f"{'':14}", *(f"{name:>15}" for name in names))
+    for asked, rows in (*asks.items(), ("all", torch.ones_like(texan))):
+        shares = [[feature[rows & where].float().mean() for where in (texan, ~texan)] for feature in active]
+        print(f"{asked:14}", *(f"{inside:7.0%} |{outside:6.1%}" for inside, outside in shares))
+
+
+compare("clt", ["L1/386", "L2/623", "L2/64", "L0/496"])
+print()
+compare("plt", ["L1/386"])

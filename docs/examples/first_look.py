@@ -7,8 +7,9 @@ model, clt = tlc.demo()  # a small trained model and its transcoder, both of the
 graph = tlc.trace(model, clt, "the capital of the state containing Dallas is")
 graph = labelled(graph, model, clt)  # labels: what a feature fires on, in the demo's world
 
-texas = graph.find("Texas")[0]  # the prompt never says it
-print(texas)
+for feature in graph.find("Texas")[:2]:  # the prompt never says it
+    print(feature)
+texas = graph.node("L1/386@-1")
 print(graph.paths(1, source="token@8", target=texas.id)[0])
 print(graph.paths(1, source=texas.id)[0])
 print(graph.scores())

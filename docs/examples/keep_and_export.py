@@ -20,7 +20,7 @@ with TemporaryDirectory() as folder:
         preset="neuronpedia",
         slug="dallas-austin",
         pinned=["L1/386@-1"],
-        supernodes={"Texas": ["L1/386@-1", "L2/313@-1"]},
+        supernodes={"Texas": ["L1/386@-1", "L2/623@-1"]},
     )
 written = json.loads(text)
 print("JSON:", len(written["nodes"]), "nodes,", len(written["links"]), "links,", written["qParams"]["supernodes"])

@@ -167,7 +167,7 @@ class Targets:
             return cls.features(features)
         if features:
             raise TargetError("Targets mix tokens and features: trace them apart, or pass tlc.Targets of one kind.")
-        return cls.tokens(wanted)
+        return cls.tokens([item for item in wanted if not isinstance(item, Feature)])
 
 
 def resolve(targets: Targets, local: LocalReplacementModel) -> tuple[Target, ...]:

@@ -12,9 +12,6 @@ from tl_circuits.graph.asked import number, whole
 from tl_circuits.graph.record import GraphRecord
 from tl_circuits.nodes import Feature, Kind, NodeId
 
-NodeName = str | NodeId | Feature | int
-"""A node as `L20/15589@-1`, `error L3@5` or the like, by its coordinates, or by its row."""
-
 _FEATURE_ANYWHERE = re.compile(r"L(?P<layer>\d{1,18})/(?P<index>\d{1,18})")
 _FEATURE_AT = re.compile(r"L\d{1,1000}/\d{1,1000}@-?\d{1,1000}")
 _LARGEST = 2**63 - 1
@@ -103,12 +100,18 @@ def label_of(graph: GraphRecord, row: int) -> str:
             return ""
 
 
+NodeName = str | NodeId | Feature | int | NodeView
+"""A node as `L20/15589@-1`, `error L3@5` or the like, by its coordinates, by its row, or as a view."""
+
+
 def row_of(graph: GraphRecord, which: NodeName) -> int:
     """The row of the node that is meant.
 
     Raises `GraphError` where the graph does not hold it and `SettingError` for what can be no node.
     """
     match which:
+        case NodeView():
+            return which.row if which.graph is graph else row_of(graph, which.id)
         case str():
             return graph.nodes.row_named(which)
         case Feature():

@@ -1,5 +1,6 @@
 """What a user calls a prompt → token ids that this model can run."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from tl_circuits.errors import PromptError
+from tl_circuits.errors import PromptError, TLCircuitsWarning
 from tl_circuits.sites import Model
 
 Prompt: TypeAlias = str | Tensor | Sequence[Any]
@@ -37,6 +38,7 @@ def tokenize(model: Model, prompt: Prompt, masked_positions: Sequence[int] | Non
     tokens = _ids(model, prompt)
     _check_ids(model, tokens)
     masked, why = _masked(model, tokens, masked_positions)
+    _warn_of_unknown_words(model, prompt, tokens)
     return TokenizedPrompt(tokens, _strings(model, tokens), masked, why)
 
 
@@ -49,8 +51,10 @@ def _ids(model: Model, prompt: Prompt) -> Int64[Tensor, " pos"]:
     if isinstance(prompt, str) or (isinstance(prompt, list | tuple) and isinstance(prompt[0], dict)):
         return _text_ids(model, prompt).to(device)
     if isinstance(prompt, list | tuple | range) and all(_is_whole(token) for token in prompt):
-        # Ids beyond 64 bits are outside every vocabulary, and outside tensors.
-        return torch.tensor([min(max(token, -1), 2**62) for token in prompt], device=device)
+        beyond = [token for token in prompt if not -(2**63) <= token < 2**63]
+        if beyond:
+            raise PromptError(f"Token ids {beyond[:5]} are outside every vocabulary: use this model's tokenizer.")
+        return torch.tensor(prompt, dtype=torch.int64, device=device)
     raise PromptError(
         f"A prompt is text, token ids or chat messages; {prompt!r:.80} was given. To trace several prompts, trace each."
     )
@@ -116,6 +120,32 @@ def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | 
         return (), "nothing masked: the model has no beginning-of-sequence token"
     leading = int((tokens == bos).cumprod(0).sum())
     return tuple(range(leading)), f"beginning-of-sequence token (id {bos}), on which transcoders are not trained"
+
+
+def _warn_of_unknown_words(model: Model, prompt: Prompt, tokens: Int64[Tensor, " pos"]) -> None:
+    tokenizer = model.tokenizer
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    # Where bytes are tokens nothing is unknown, and GPT-2's tokenizer gives the unknown the id of its end of text.
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return
+    places = (tokens == unknown).nonzero()[:, 0].tolist()
+    if places:
+        words = _unknown_words(tokenizer, prompt, unknown)
+        named = f" ({', '.join(repr(word) for word in words)})" if words else ""
+        warnings.warn(
+            f"The model's vocabulary lacks what stands at positions {places} of the prompt{named}: it reads them as "
+            "unknown. Mind case and spaces.",
+            TLCircuitsWarning,
+            stacklevel=4,
+        )
+
+
+def _unknown_words(tokenizer: Any, prompt: Prompt, unknown: int) -> list[str]:
+    if not isinstance(prompt, str) or not tokenizer.is_fast:
+        return []
+    encoding = tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=False)
+    pairs = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+    return [prompt[start:stop] for token, (start, stop) in pairs if token == unknown]
 
 
 def _positions(given: Any) -> list[int]:

@@ -27,7 +27,11 @@ class ReplacementCache(Mapping[str, Tensor]):
         self._tensors: dict[str, Tensor] = {}
 
     def __getitem__(self, key: str | int) -> Tensor:
-        return self._tensors[self._name(key, "acts_post") if isinstance(key, int) else key]
+        name = self._name(key, "acts_post") if isinstance(key, int) else key
+        if name not in self._tensors:
+            held = ", ".join(self._tensors) or "nothing: run the model inside replace_mlps first"
+            raise KeyError(f"{key!r} is not in the last forward pass, which holds {held}.")
+        return self._tensors[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -1,7 +1,9 @@
 """Transcoders on disk: one file per format, and the table that recognises them."""
 
+from os import PathLike
 from pathlib import Path
 
+from tl_circuits.errors import FileError
 from tl_circuits.transcoder.files.circuit_tracer import save
 from tl_circuits.transcoder.files.dunefsky import convert as convert
 from tl_circuits.transcoder.files.formats import load_folder
@@ -17,7 +19,11 @@ def save_transcoder(transcoder: CrossLayerTranscoder, folder: str | Path, *, ove
 
     Raises `FileError` where the folder exists or cannot be written.
     """
-    return save(transcoder, Path(folder), overwrite=overwrite)
+    if not isinstance(transcoder, CrossLayerTranscoder):
+        raise FileError(
+            f"{transcoder!r:.80} is no transcoder: call save_transcoder(transcoder, folder), in this order."
+        )
+    return save(transcoder, _path(folder), overwrite=overwrite)
 
 
 def load_transcoder(source: str | Path, *, variant: str | None = None) -> CrossLayerTranscoder:
@@ -30,4 +36,10 @@ def load_transcoder(source: str | Path, *, variant: str | None = None) -> CrossL
     transcoder lies there and `variant` names none, shapes disagree, a threshold is NaN, or an encoder, bias or skip
     weight is NaN or infinite. Decoder rows are checked when read.
     """
-    return load_folder(source, variant=variant)
+    return load_folder(_path(source), variant=variant)
+
+
+def _path(given: object) -> Path:
+    if not isinstance(given, str | PathLike) or not str(given):
+        raise FileError(f"{given!r:.80} is no path of a folder: give a text or a pathlib.Path.")
+    return Path(given)
