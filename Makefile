@@ -3,7 +3,7 @@
 #   make test    every test
 #   make check   under a minute: format, lint, types, layers, fast tests
 #   make docs    build the documentation into site/
-#   make examples  write down what docs/examples print, for the documentation to show
+#   make examples  write down what docs/examples print, for the documentation and the README to show
 # Use PYTHON=... to choose the interpreter that .venv is made from.
 
 .DEFAULT_GOAL := help
@@ -38,6 +38,7 @@ docs: .venv/.installed-dev
 
 examples: .venv/.installed-dev
 	@for example in docs/examples/*.py; do echo "$$example"; $(BIN)/python "$$example" > "$${example%.py}.txt"; done
+	@$(BIN)/python tests/test_docs.py
 
 .venv/.made:
 	@set -e; for candidate in $(CANDIDATES); do \

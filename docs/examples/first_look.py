@@ -7,9 +7,9 @@ model, clt = tlc.demo()  # a small trained model and its transcoder, both of the
 graph = tlc.trace(model, clt, "the capital of the state containing Dallas is")
 graph = labelled(graph, model, clt)  # labels: what a feature fires on, in the demo's world
 
-for feature in graph.find("Texas")[:2]:  # the prompt never says it
-    print(feature)
-texas = graph.node("L1/386@-1")
-print(graph.paths(1, source="token@8", target=texas.id)[0])
+print(len(graph.find("Texas")), "nodes have Texas in their labels, which the prompt never says; one of them:")
+texas = graph.node("L2/623@-1")
+print(texas)
+print(graph.paths(2, source="token@8", target=texas.id)[1])  # the second strongest; it goes by "Texas" too
 print(graph.paths(1, source=texas.id)[0])
 print(graph.scores())
