@@ -203,12 +203,14 @@ def prompt_doors(_folder: Path) -> Iterator[Try]:
 
 
 def transcoder_doors(folder: Path) -> Iterator[Try]:
-    for path in (5, None):
+    nothing: Any = None
+    paths: tuple[Any, ...] = (5, None)
+    for path in paths:
         yield refused(f"load_transcoder({path!r})", f"{path!r}", lambda path=path: tlc.load_transcoder(path))
         yield refused(
             f"save_transcoder({path!r})", f"{path!r}", lambda path=path: tlc.save_transcoder(transcoder(), path)
         )
-    yield refused("save_transcoder(None)", "None", lambda: tlc.save_transcoder(None, folder / "clt"))
+    yield refused("save_transcoder(None)", "None", lambda: tlc.save_transcoder(nothing, folder / "clt"))
     for activation in ("relu", tlc.ReLU, 5):
         says = "ReLU" if activation is tlc.ReLU else f"{activation!r}"
         yield refused(
