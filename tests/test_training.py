@@ -13,6 +13,9 @@ from tl_circuits.training import TrainingSettings, losses, train
 from tl_circuits.training.pairs import Normalisation, collect, kept_tokens
 from tl_circuits.transcoder import CrossLayerTranscoder, JumpReLU
 
+# Each trains a little: seconds, not milliseconds.
+pytestmark = pytest.mark.slow
+
 TINY = TrainingSettings(features=48, steps=150, batch_tokens=128, sparsity=1e-3, dead_after=30)
 
 

@@ -183,6 +183,7 @@ class TestWhatShips:
         subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
 
 
+@pytest.mark.slow
 class TestFigures:
     """What is written in figures.json is so, and it is good enough."""
 
@@ -220,6 +221,7 @@ class TestFigures:
         assert swap.control <= 0.05
 
 
+@pytest.mark.slow
 class TestBuild:
     @pytest.fixture
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
