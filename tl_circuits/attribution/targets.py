@@ -7,7 +7,6 @@ the final residual before any soft cap.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import SettingError, TargetError
+from tl_circuits.graph.asked import whole
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.pieces import working
@@ -81,7 +81,7 @@ class Targets:
     @classmethod
     def top(cls, max_targets: int = 10, target_probability: float = 0.95, *, pos: int = -1) -> "Targets":
         """The most likely tokens, as few as reach `target_probability`, at most `max_targets` (the paper's rule)."""
-        if not _is_whole(max_targets) or max_targets < 1:
+        if whole(max_targets) is None or max_targets < 1:
             raise SettingError(f"max_targets={max_targets!r} leaves nothing to explain: give a whole number from 1.")
         if not _is_number(target_probability) or not 0 < target_probability <= 1:
             raise SettingError(f"target_probability={target_probability!r} is outside (0, 1]: 0.95 is the paper's.")
@@ -92,7 +92,7 @@ class Targets:
         """The logits of these tokens, each an id or a text that is one token, at a position."""
         wanted = _items(tokens, "tokens", "name at least one, or leave targets out for the most likely ones")
         for token in wanted:
-            if not isinstance(token, str) and not _is_whole(token):
+            if not isinstance(token, str) and whole(token) is None:
                 raise TargetError(f"{token!r} is no token: give texts such as ' Austin', or token ids.")
         return cls("tokens", pos, wanted, None if weights is None else tuple(weights))
 
@@ -130,7 +130,7 @@ class Targets:
             raise TargetError(
                 f"The labels {list(names)!r:.80} were given for {len(wanted)} directions: give a text for each."
             )
-        if layer is not None and not _is_whole(layer):
+        if layer is not None and whole(layer) is None:
             raise TargetError(
                 f"layer={layer!r} is no layer: give a whole number, or leave it out for the unembedding's input."
             )
@@ -155,7 +155,7 @@ class Targets:
         likely = cls.top(max_targets, target_probability)
         if given is None or isinstance(given, Targets):
             return likely if given is None else given
-        if isinstance(given, str | Feature) or _is_whole(given):
+        if isinstance(given, str | Feature) or whole(given) is not None:
             given = [given]
         wanted = _items(given, "targets", "name at least one, or leave them out for the likeliest tokens")
         # No token reads like the name of a feature.
@@ -271,7 +271,7 @@ def _feature(local: LocalReplacementModel, feature: Feature) -> Target:
 
 
 def _position(local: LocalReplacementModel, pos: int) -> int:
-    if not _is_whole(pos):
+    if whole(pos) is None:
         raise TargetError(f"Position {pos!r} is no position: give a whole number, negative ones count from the end.")
     if not -local.n_pos <= pos < local.n_pos:
         raise TargetError(
@@ -316,14 +316,11 @@ def _items(given: Any, what: str, advice: str) -> tuple[Any, ...]:
     values = (
         given.tolist() if isinstance(given, Tensor) and given.ndim == 1 and not given.is_floating_point() else given
     )
-    items = tuple(int(item) if isinstance(item, Integral) and not isinstance(item, int) else item for item in values)
+    numbers = [(item, whole(item)) for item in values]
+    items = tuple(item if number is None else number for item, number in numbers)
     if not items:
         raise TargetError(f"No {what} were given: {advice}.")
     return items
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

@@ -109,7 +109,7 @@ def localize(
 
 
 def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
-    """Raises `FitError` where width, layers or read point are not the model's; warns where the name is not."""
+    """Raises `FitError` where width, layers or read point are not the model's."""
     if not hasattr(model, "hook_dict") or not isinstance(transcoder, CrossLayerTranscoder):
         raise FitError(
             f"A model and a transcoder are needed, in this order; {type(model).__name__} and "

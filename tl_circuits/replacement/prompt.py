@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from tl_circuits.errors import PromptError, TLCircuitsWarning
+from tl_circuits.graph.asked import whole
 from tl_circuits.sites import Model
 
 Prompt: TypeAlias = str | Tensor | Sequence[Any]
@@ -50,7 +51,7 @@ def _ids(model: Model, prompt: Prompt) -> Int64[Tensor, " pos"]:
         raise PromptError(f"The prompt {prompt!r} is empty: give at least one token.")
     if isinstance(prompt, str) or (isinstance(prompt, list | tuple) and isinstance(prompt[0], dict)):
         return _text_ids(model, prompt).to(device)
-    if isinstance(prompt, list | tuple | range) and all(_is_whole(token) for token in prompt):
+    if isinstance(prompt, list | tuple | range) and all(whole(token) is not None for token in prompt):
         beyond = [token for token in prompt if not -(2**63) <= token < 2**63]
         if beyond:
             raise PromptError(f"Token ids {beyond[:5]} are outside every vocabulary: use this model's tokenizer.")
@@ -153,13 +154,9 @@ def _positions(given: Any) -> list[int]:
     if isinstance(positions, str) or not isinstance(positions, Iterable):
         raise PromptError(f"masked_positions={given!r} is no sequence: write (0,) to mask the first, () to mask none.")
     positions = list(positions)
-    if not all(_is_whole(position) for position in positions):
+    if not all(whole(position) is not None for position in positions):
         raise PromptError(f"masked_positions={positions} are not all whole numbers: write (0,) to mask the first.")
-    return positions
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return [int(position) for position in positions]
 
 
 def _strings(model: Model, tokens: Int64[Tensor, " pos"]) -> tuple[str, ...]:
