@@ -641,9 +641,9 @@ PER_LAYER_FAULTS = {
     "an absolute way out": (lambda f: rewrite(f, transcoders=["/etc/x.safetensors"]), r"leads out of the folder"),
     "another way out": (lambda f: rewrite(f, transcoders=["a\\..\\..\\x.safetensors"]), r"leads out of the folder"),
     "a drive": (lambda f: rewrite(f, transcoders=["C:x.safetensors"]), r"leads out of the folder"),
-    "the hub": (
-        lambda f: rewrite(f, transcoders=["hf://google/gemma/layer_0/params.npz"]),
-        r"'hf://google.* lies elsewhere, and this version reads local files only: download it into the folder",
+    "elsewhere": (
+        lambda f: rewrite(f, transcoders=["https://example.org/layer_0/params.npz"]),
+        r"'https://example.*' in .* is no file of the hub: hf://org/name/folder/file is read",
     ),
     "a pickle": (lambda f: rewrite(f, transcoders=["layer_0.pt"]), r"'layer_0.pt' in .* is no safetensors file in the"),
     "no list": (lambda f: rewrite(f, transcoders={"0": "a"}), r"transcoders: \{'0': 'a'\} in .* is not a list of file"),

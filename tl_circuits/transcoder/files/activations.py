@@ -1,7 +1,6 @@
 """An activation as a file states it: a name, a few numbers, and one tensor of thresholds per layer."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,7 +78,7 @@ def build(details: object, thresholds: Sequence[Tensor | None], file: str) -> Ac
         raise FileError(f"'{file}' describes an activation that cannot be: {error}") from error
 
 
-def jump_relu(thresholds: Sequence[Tensor], source: Path, *, rectified: bool = False) -> Activation:
+def jump_relu(thresholds: Sequence[Tensor], source: object, *, rectified: bool = False) -> Activation:
     """JumpReLU at these thresholds, one tensor per layer; `rectified` where the original takes max(h, 0) as well.
 
     h·1[h > θ]·1[h > 0] is h·1[h > max(θ, 0)], so a negative θ becomes 0. Raises `FileError`, quoting `source`.

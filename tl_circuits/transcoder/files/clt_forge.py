@@ -24,7 +24,7 @@ from tl_circuits.transcoder.files.activations import jump_relu
 from tl_circuits.transcoder.files.configs import read_json
 from tl_circuits.transcoder.files.folding import Normalisation, fold
 from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format, every_layer, numbered
+from tl_circuits.transcoder.files.layout import Format, every_layer, matching, numbered
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -92,4 +92,6 @@ def _into(layer: int, n_layers: int) -> list[int]:
     return [start + layer - source for source, start in enumerate(starts)]
 
 
-CLT_FORGE = Format("clt-forge", choices, lambda folder, _: load(folder))
+CLT_FORGE = Format(
+    "clt-forge", choices, matching(_CONFIG, _WEIGHTS, f"rank*_{_WEIGHTS}"), lambda folder, _: load(folder)
+)

@@ -26,7 +26,7 @@ from tl_circuits.transcoder.files.activations import build, jump_relu
 from tl_circuits.transcoder.files.configs import Config, read_yaml
 from tl_circuits.transcoder.files.folding import Normalisation, fold
 from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format
+from tl_circuits.transcoder.files.layout import Format, matching
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -108,4 +108,6 @@ def _kind(config: Config, known: set[str]) -> str:
     return kind
 
 
-CROSSLAYER_TRANSCODER = Format("crosslayer-transcoder", choices, lambda folder, _: load(folder))
+CROSSLAYER_TRANSCODER = Format(
+    "crosslayer-transcoder", choices, matching(_CONFIG, _WEIGHTS), lambda folder, _: load(folder)
+)

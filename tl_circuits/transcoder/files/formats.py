@@ -30,12 +30,21 @@ FORMATS = (
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """One transcoder in a folder. `label` is what `variant` calls it: its path below the folder, then the choice."""
+
     folder: Path
     format: Format
     choice: str
     label: str
-    """What `variant` calls it: its path below the folder that was named, then the choice within."""
+
+    def load(self) -> CrossLayerTranscoder:
+        """Read it."""
+        return self.format.load(self.folder, self.choice)
+
+    def files(self) -> list[Path]:
+        """What it is made of, by names alone."""
+        return sorted(self.format.files(self.folder, self.choice))
 
 
 def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayerTranscoder:
@@ -47,7 +56,14 @@ def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayer
     Raises `FileError` where nothing is recognised, more than one is and `variant` does not choose, or the files are
     incomplete, damaged or pickles.
     """
-    folder = _existing(folder)
+    return find(_existing(folder), variant=variant).load()
+
+
+def find(folder: Path, *, variant: str | None = None) -> Found:
+    """The one transcoder that `variant` names, or that lies in the folder alone, told from the names of its files.
+
+    Raises `FileError` where there is none, or where there are more.
+    """
     try:
         found = list(_search(folder, folder, depth=2))
     except OSError as error:
@@ -60,7 +76,7 @@ def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayer
         )
     fitting = [each for each in found if variant is None or variant in (each.label, each.format.name)]
     if len(fitting) == 1:
-        return fitting[0].format.load(fitting[0].folder, fitting[0].choice)
+        return fitting[0]
     labels = sorted({each.label or each.format.name for each in found})
     shown = ", ".join(labels[:12]) + (f" and {len(labels) - 12} more" if len(labels) > 12 else "")
     if variant is not None and not fitting:
@@ -70,14 +86,14 @@ def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayer
     )
 
 
-def _search(top: Path, folder: Path, depth: int) -> Iterator[_Found]:
+def _search(top: Path, folder: Path, depth: int) -> Iterator[Found]:
     """What lies in a folder, or else in those below it: a folder that is recognised is not looked into."""
     here = [(known, choice) for known in FORMATS for choice in known.choices(folder)]
     below = folder.relative_to(top).as_posix() if folder != top else ""
     for known, choice in here:
         # Two formats in one folder are told apart by their names.
         name = choice or (known.name if len({known.name for known, _ in here}) > 1 else "")
-        yield _Found(folder, known, choice, "/".join(part for part in (below, name) if part))
+        yield Found(folder, known, choice, "/".join(part for part in (below, name) if part))
     if not here and depth:
         for path in sorted(folder.iterdir()):
             if path.is_dir() and not path.name.startswith("."):

@@ -49,20 +49,26 @@ def load(folder: Path, choice: str) -> CrossLayerTranscoder:
     """Read all layers of one width, each memory-mapped from its archive."""
     layers, thresholds, d_model = [], [], None
     for path in _paths(folder, choice):
-        arrays = _open(path)
-        W_enc = _get(path, arrays, "W_enc", d_model, None)
-        d_model, n_features = W_enc.shape
-        layers.append(
-            Layer(
-                W_enc.T,
-                _get(path, arrays, "b_enc", n_features),
-                _get(path, arrays, "W_dec", n_features, d_model).unsqueeze(1),
-                _get(path, arrays, "b_dec", d_model),
-            )
-        )
-        thresholds.append(_get(path, arrays, "threshold", n_features))
+        layer, threshold = read_layer(path, d_model)
+        d_model = len(layer.b_dec)
+        layers.append(layer)
+        thresholds.append(threshold)
     activation = jump_relu(thresholds, folder, rectified=True)
     return assemble(folder, layers, activation, read="ln2.hook_normalized", write="hook_mlp_out")
+
+
+def read_layer(path: Path, d_model: int | None) -> tuple[Layer, Tensor]:
+    """One layer and its thresholds, `d_model` wide where that is known already."""
+    arrays = _open(path)
+    W_enc = _get(path, arrays, "W_enc", d_model, None)
+    d_model, n_features = W_enc.shape
+    layer = Layer(
+        W_enc.T,
+        _get(path, arrays, "b_enc", n_features),
+        _get(path, arrays, "W_dec", n_features, d_model).unsqueeze(1),
+        _get(path, arrays, "b_dec", d_model),
+    )
+    return layer, _get(path, arrays, "threshold", n_features)
 
 
 def _paths(folder: Path, choice: str) -> list[Path]:
@@ -140,4 +146,4 @@ def _get(path: Path, arrays: dict[str, Tensor], name: str, *shape: int | None) -
     return tensor
 
 
-GEMMA_SCOPE_1 = Format("gemma-scope-1", choices, load)
+GEMMA_SCOPE_1 = Format("gemma-scope-1", choices, _paths, load)

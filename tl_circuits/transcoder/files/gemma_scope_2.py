@@ -24,7 +24,7 @@ from tl_circuits.transcoder.files.activations import jump_relu
 from tl_circuits.transcoder.files.configs import Config, read_json
 from tl_circuits.transcoder.files.hf_names import read_point, write_point
 from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format, every_layer, numbered
+from tl_circuits.transcoder.files.layout import Format, every_layer, matching, numbered
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -34,6 +34,9 @@ _CROSS_LAYER = r"params_layer_(\d+)\.safetensors"
 
 def choices(folder: Path) -> tuple[str, ...]:
     """One cross-layer transcoder, or the widths and sparsities of the per-layer ones in the folder."""
+    # Autoencoders of the same releases lie in files of the same names, below folders named for what they read.
+    if folder.name.startswith(("resid_", "attn_", "mlp_", "crosscoder")):
+        return ()
     if numbered(folder, _CROSS_LAYER):
         return ("",)
     names = (re.fullmatch(r"layer_\d+_(width_.+)", path.parent.name) for path in folder.glob("*/params.safetensors"))
@@ -54,32 +57,34 @@ def load(folder: Path, choice: str) -> CrossLayerTranscoder:
         configs = [path / _CONFIG for path in found]
     layers, thresholds, d_model = [], [], None
     for number, file in enumerate(files):
-        layer = _read(file, number, d_model, n_layers=len(files) if cross_layer else None)
+        layer, threshold = read_layer(file, number, d_model, len(files))
         d_model = len(layer.b_dec)
         layers.append(layer)
-        thresholds.append(file.get("threshold", len(layer.b_enc)))
+        thresholds.append(threshold)
     read, write, model_name = _places([read_json(path) for path in configs if path.is_file()])
     activation = jump_relu(thresholds, folder, rectified=True)
     return assemble(folder, layers, activation, read=read, write=write, model_name=model_name)
 
 
-def _read(file: TensorFile, number: int, d_model: int | None, *, n_layers: int | None) -> Layer:
+def read_layer(file: TensorFile, number: int, d_model: int | None, n_layers: int) -> tuple[Layer, Tensor]:
+    """Layer `number` of `n_layers` and its thresholds, `d_model` wide where that is known already."""
     W_enc = file.get("w_enc", d_model, None)
     d_model, n_features = W_enc.shape
     skip = "affine_skip_connection"
-    return Layer(
+    layer = Layer(
         W_enc.T,
         file.get("b_enc", n_features),
         _decoder(file, number, n_features, d_model, n_layers),
         file.get("b_dec", d_model),
         file.get(skip, d_model, d_model) if skip in file.shapes else None,
     )
+    return layer, file.get("threshold", n_features)
 
 
-def _decoder(file: TensorFile, number: int, n_features: int, d_model: int, n_layers: int | None) -> Tensor:
-    if n_layers is None:
-        return file.get("w_dec", n_features, d_model).unsqueeze(1)
+def _decoder(file: TensorFile, number: int, n_features: int, d_model: int, n_layers: int) -> Tensor:
     written = file.shapes.get("w_dec", ())
+    if len(written) == 2:
+        return file.get("w_dec", n_features, d_model).unsqueeze(1)
     if len(written) == 3 and written[1] != n_layers:
         raise FileError(
             f"w_dec in '{file.path}' has columns for {written[1]} layers, but files of {n_layers} layers are there: "
@@ -134,4 +139,9 @@ def _hub_name(name: str | None) -> str | None:
     return hub.removesuffix("-pt") if "270m" in hub else hub
 
 
-GEMMA_SCOPE_2 = Format("gemma-scope-2", choices, load)
+GEMMA_SCOPE_2 = Format(
+    "gemma-scope-2",
+    choices,
+    matching(_CONFIG, "params_layer_*.safetensors", "layer_*_{}/params.safetensors", f"layer_*_{{}}/{_CONFIG}"),
+    load,
+)

@@ -7,7 +7,7 @@ the largest of *all* layers' features at a position, so that no layer's activati
 from pathlib import Path
 
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.files.layout import Format
+from tl_circuits.transcoder.files.layout import Format, matching
 from tl_circuits.transcoder.files.refusals import JOINT
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -25,4 +25,4 @@ def load(folder: Path) -> CrossLayerTranscoder:
     )
 
 
-JOINT_TOPK = Format("cross-layer-topk", choices, lambda folder, _: load(folder))
+JOINT_TOPK = Format("cross-layer-topk", choices, matching(), lambda folder, _: load(folder))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -25,7 +24,7 @@ class Layer:
 
 
 def assemble(
-    source: Path,
+    source: object,
     layers: Sequence[Layer],
     activation: Activation,
     *,

@@ -1,7 +1,7 @@
 """What a format is, and how the files of a folder are found and told apart by their layers' numbers."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,22 @@ class Format:
     """One layout of files.
 
     `choices(folder)` names the transcoders that lie in a folder in this format: nothing where it is not in this
-    format, `("",)` where it holds one. `load(folder, choice)` reads one of them.
+    format, `("",)` where it holds one. `files(folder, choice)` are those that one of them is made of. Both look at the
+    names of files alone, so that they serve for a listing of files that are yet to be fetched. `load(folder, choice)`
+    reads one of them.
     """
 
     name: str
     choices: Callable[[Path], tuple[str, ...]]
+    files: Callable[[Path, str], Iterable[Path]]
     load: Callable[[Path, str], CrossLayerTranscoder]
+
+
+def matching(*patterns: str) -> Callable[[Path, str], Iterable[Path]]:
+    """What lies below a folder under names that match any of the patterns, in which `{}` stands for the choice."""
+    return lambda folder, choice: [
+        path for pattern in patterns for path in sorted(folder.glob(pattern.format(choice or "*"))) if path.is_file()
+    ]
 
 
 def numbered(folder: Path, pattern: str) -> dict[int, Path]:
