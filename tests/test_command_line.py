@@ -186,7 +186,7 @@ def one_line(result: Result) -> str:
 
 def test_a_transcoder_that_is_not_there() -> None:
     result = run("trace", "--prompt", "x", "--transcoder", "no\nwhere\x1b[31m", "--json")
-    assert one_line(result).startswith(r"tl-circuits: There is no folder 'no where\x1b[31m' on this machine.")
+    assert one_line(result).startswith(r"tl-circuits: There is no folder 'no\nwhere\x1b[31m' on this machine")
     assert result.stderr.count("\n") == 1
 
 
@@ -202,7 +202,9 @@ def test_a_model_that_is_not_there(folders: tuple[str, str], model_class: str) -
 
 
 def test_a_model_without_a_transcoder_is_refused_from_python_too() -> None:
-    with pytest.raises(tlc.SettingError, match=r"'gpt2' brings no transcoder: give the folder of one\."):
+    with pytest.raises(
+        tlc.SettingError, match=r"'gpt2' brings no transcoder: give a release, a repository or a folder"
+    ):
         named.load("gpt2", None)
 
 

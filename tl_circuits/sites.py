@@ -85,7 +85,8 @@ class Sites:
         """The sites of a model, for a transcoder that reads and writes at these points inside each block.
 
         Raises `FitError` for models that cannot be traced (attention only, patterns not exposed, split q/k/v inputs on
-        a bridge, active dropout, a dtype in the config that is not the parameters') and for points that a model lacks.
+        a bridge, SAEs attached, active dropout, a dtype in the config that is not the parameters') and for points that
+        a model lacks.
         """
         _refuse_untraceable(model)
         n_layers = model.cfg.n_layers
@@ -250,6 +251,12 @@ def _refuse_untraceable(model: Model) -> None:
                     f"cfg.{flag} is on: on a TransformerBridge it bypasses the norm before attention, which can then "
                     f"not be frozen. Turn it off with model.set_{flag}(False)."
                 )
+    attached = getattr(model, "acts_to_saes", None)
+    if attached:
+        raise FitError(
+            f"SAEs are attached to this model ({', '.join(attached)}): what they write is not the model's own, and "
+            "cannot be attributed to it. Take them off with model.reset_saes(), and attach them again afterwards."
+        )
     dtype = next(model.parameters()).dtype
     if getattr(cfg, "dtype", dtype) != dtype:
         raise FitError(

@@ -1,5 +1,7 @@
 """What a user calls a prompt → token ids that this model can run."""
 
+import inspect
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,15 +34,21 @@ def tokenize(model: Model, prompt: Prompt, masked_positions: Sequence[int] | Non
     """The prompt's token ids, checked, with their strings and the positions to mask.
 
     Text gets the tokens that the model's own `to_tokens` puts before it. `masked_positions=None` masks the
-    beginning-of-sequence tokens that the prompt starts with, where the tokenizer has one. Raises `PromptError` for
-    empty prompts, for prompts longer than the context, for ids outside the vocabulary and for positions outside the
-    prompt.
+    beginning-of-sequence tokens that the prompt starts with, where the tokenizer has one; on instruction-tuned models
+    of Gemma 3 also the `<start_of_turn>user\\n` that follows them, since Gemma Scope 2 was not trained on these tokens
+    (circuit-tracer masks the same four). Raises `PromptError` for empty prompts, for prompts longer than the context,
+    for ids outside the vocabulary and for positions outside the prompt.
     """
     tokens = _ids(model, prompt)
     _check_ids(model, tokens)
-    masked, why = _masked(model, tokens, masked_positions)
+    strings = _strings(model, tokens)
+    masked, why = _masked(model, tokens, strings, masked_positions)
     _warn_of_unknown_words(model, prompt, tokens)
-    return TokenizedPrompt(tokens, _strings(model, tokens), masked, why)
+    return TokenizedPrompt(tokens, strings, masked, why)
+
+
+_USER_TURN = ("<start_of_turn>", "user", "\n")
+_GEMMA_3_IT = re.compile(r"gemma-3-\w+-it\b")
 
 
 def _ids(model: Model, prompt: Prompt) -> Int64[Tensor, " pos"]:
@@ -106,21 +114,45 @@ def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
         )
 
 
-def _masked(model: Model, tokens: Int64[Tensor, " pos"], given: Sequence[int] | None) -> tuple[tuple[int, ...], str]:
+def _masked(
+    model: Model, tokens: Int64[Tensor, " pos"], strings: tuple[str, ...], given: Sequence[int] | None
+) -> tuple[tuple[int, ...], str]:
     if given is not None:
-        given = _positions(given)
-        outside = [position for position in given if not -len(tokens) <= position < len(tokens)]
-        if outside:
-            raise PromptError(
-                f"masked_positions={outside} lie outside a prompt of {len(tokens)} tokens: use 0 to "
-                f"{len(tokens) - 1}, or negative ones."
-            )
-        return tuple(sorted({position % len(tokens) for position in given})), "given by the user"
-    bos = getattr(model.tokenizer, "bos_token_id", None)
+        return _inside(len(tokens), _positions(given)), "given by the user"
+    bos = _bos(model.tokenizer)
     if bos is None:
         return (), "nothing masked: the model has no beginning-of-sequence token"
-    leading = int((tokens == bos).cumprod(0).sum())
-    return tuple(range(leading)), f"beginning-of-sequence token (id {bos}), on which transcoders are not trained"
+    named = f"beginning-of-sequence token (id {bos})"
+    n_bos = int((tokens == bos).cumprod(0).sum())
+    if n_bos == 0:
+        return (), f"nothing masked: the prompt does not start with the {named}"
+    is_gemma_3_it = _GEMMA_3_IT.search(str(model.cfg.model_name)) is not None
+    n_turn = n_bos + len(_USER_TURN)
+    if is_gemma_3_it and strings[n_bos:n_turn] == _USER_TURN:
+        start = repr("".join(_USER_TURN))
+        return tuple(range(n_turn)), f"{named} and {start}, on which transcoders of Gemma 3 chat models are not trained"
+    return tuple(range(n_bos)), f"{named}, on which transcoders are not trained"
+
+
+def _inside(n_pos: int, given: list[int]) -> tuple[int, ...]:
+    outside = [position for position in given if not -n_pos <= position < n_pos]
+    if outside:
+        raise PromptError(
+            f"masked_positions={outside} lie outside a prompt of {n_pos} tokens: use 0 to {n_pos - 1}, or negative "
+            "ones."
+        )
+    return tuple(sorted({position % n_pos for position in given}))
+
+
+def _bos(tokenizer: Any) -> int | None:
+    """The id of the beginning-of-sequence token that the tokenizer came with."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or bos != tokenizer.eos_token_id:
+        return bos
+    # Where there is none (Qwen), TransformerLens gives the tokenizer its end-of-sequence token for one.
+    default = inspect.signature(type(tokenizer).__init__).parameters.get("bos_token")
+    own = tokenizer.init_kwargs.get("bos_token", None if default is None else default.default)
+    return None if own is None else bos
 
 
 def _warn_of_unknown_words(model: Model, prompt: Prompt, tokens: Int64[Tensor, " pos"]) -> None:

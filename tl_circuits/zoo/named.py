@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.transcoder.files import load_transcoder
+from tl_circuits.transcoder.load import load_transcoder
 from tl_circuits.zoo.demo import demo
 
 DEMO = "demo"
@@ -19,25 +19,32 @@ LONGEST_REASON = 200
 
 def load(
     name: str,
-    folder: str | Path | None,
+    source: str | Path | None,
     *,
+    variant: str | None = None,
     shipped: Literal["clt", "plt"] = "clt",
     kind: Literal["bridge", "hooked"] = "bridge",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Model, CrossLayerTranscoder]:
-    """The model of that name, and the transcoder in a folder; the demo (`DEMO`) brings its own where none is given.
+    """The model of that name, and a transcoder by its name or folder; the demo (`DEMO`) brings its own.
 
-    A folder with a model that transformers saved is a name too. Raises `FileError` where model or transcoder cannot be
-    loaded, and `SettingError` where a model other than the demo is to be had without a transcoder.
+    A folder with a model that transformers saved is a name too; `transcoder` and `variant` are what `load_transcoder`
+    takes. Raises `FileError` where model or transcoder cannot be loaded, and `SettingError` where a model other than
+    the demo is to be had without a transcoder, and where a variant is named of none.
     """
+    if transcoder is None and variant is not None:
+        raise SettingError(f"The variant {variant!r} is one of no transcoder: give the transcoder too.")
     # The transcoder goes first: what is wrong with it is known at once, before a model is fetched.
-    transcoder = None if folder is None else load_transcoder(folder)
+    given = None if transcoder is None else load_transcoder(transcoder, variant=variant)
     if name == DEMO:
         model, own = demo(kind, shipped)
-        return model if dtype == torch.float32 else model.to(dtype), transcoder or own
-    if transcoder is None:
-        raise SettingError(f"The model {name!r} brings no transcoder: give the folder of one.")
-    return _from_library(name, kind, dtype), transcoder
+        return model if dtype == torch.float32 else model.to(dtype), given or own
+    if given is None:
+        raise SettingError(
+            f"The model {name!r} brings no transcoder: name one. `tl-circuits list --model {name}` shows those there "
+            "are."
+        )
+    return _from_library(name, kind, dtype), given
 
 
 def _from_library(name: str, kind: Literal["bridge", "hooked"], dtype: torch.dtype) -> Model:
