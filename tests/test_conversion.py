@@ -9,7 +9,8 @@ import torch
 from tests.formats.dunefsky import write_dunefsky
 from tests.formats.formulas import assert_computes
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.files import convert, load_folder, load_transcoder
+from tl_circuits.transcoder.files import convert, load_folder
+from tl_circuits.transcoder.load import load_transcoder
 
 
 def test_dunefsky_is_converted_and_computes_what_its_formula_says(tmp_path: Path) -> None:

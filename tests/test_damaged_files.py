@@ -70,7 +70,7 @@ MISSING = {
     "gemma-scope-2 per-layer": (
         lambda f: write_gemma_scope_2(f, cross_layer=False, n_layers=9),
         "layer_7_width_16k_l0_small",
-        r"no layer_7_width_\*; files of layers .* and 1 of 9 are missing",
+        r"no layer_7_width_16k_l0_small; files of layers .* and 1 of 9 are missing",
     ),
     "clt-training": (
         lambda f: write_clt_training(f, Run(n_layers=9, cross_layer=2)),

@@ -17,7 +17,8 @@ from tests.formats.formulas import assert_computes, store
 from tests.formats.gemma_scope import CONFIG, write_gemma_scope_1, write_gemma_scope_2
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.transcoder import BatchTopK, GroupMax, JumpReLU, TopK
-from tl_circuits.transcoder.files import load_folder, load_transcoder, save_transcoder
+from tl_circuits.transcoder.files import load_folder, save_transcoder
+from tl_circuits.transcoder.load import load_transcoder
 
 # Gemma Scope 1
 

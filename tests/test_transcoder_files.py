@@ -19,7 +19,8 @@ from torch import Tensor
 
 from tl_circuits.errors import FileError, FitError
 from tl_circuits.transcoder import Activation, BatchTopK, CrossLayerTranscoder, GroupMax, JumpReLU, ReLU, TopK
-from tl_circuits.transcoder.files import load_transcoder, save_transcoder
+from tl_circuits.transcoder.files import save_transcoder
+from tl_circuits.transcoder.load import load_transcoder
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat16: torch.int16}
@@ -669,9 +670,9 @@ def test_a_batch_topk_with_too_few_thresholds_is_refused(tmp_path: Path) -> None
         load_transcoder(folder)
 
 
-def test_a_name_that_is_no_folder_says_what_this_version_loads(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"no folder 'mntss/clt-gemma-2-2b-426k' on this machine.*download a hub repo"):
-        load_transcoder("mntss/clt-gemma-2-2b-426k")
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"no folder '.*nowhere' on this machine: check the path"):
+        load_transcoder(tmp_path / "nowhere")
     folder = save_transcoder(per_layer(), tmp_path / "plt")
     with pytest.raises(FileError, match=r"config.yaml' is a file: give the folder that holds it, '.*plt'"):
         load_transcoder(folder / "config.yaml")

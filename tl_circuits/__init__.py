@@ -39,8 +39,11 @@ if TYPE_CHECKING:
     from tl_circuits.transcoder import JumpReLU as JumpReLU
     from tl_circuits.transcoder import ReLU as ReLU
     from tl_circuits.transcoder import TopK as TopK
-    from tl_circuits.transcoder.files import load_transcoder as load_transcoder
     from tl_circuits.transcoder.files import save_transcoder as save_transcoder
+    from tl_circuits.transcoder.load import load_transcoder as load_transcoder
+    from tl_circuits.transcoder.registry import register_release as register_release
+    from tl_circuits.transcoder.registry import releases as releases
+    from tl_circuits.transcoder.release import Release as Release
     from tl_circuits.zoo.demo import demo as demo
 
 _ROOMS = {
@@ -60,7 +63,10 @@ _ROOMS = {
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
     "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),
-    "transcoder.files": ("load_transcoder", "save_transcoder"),
+    "transcoder.files": ("save_transcoder",),
+    "transcoder.load": ("load_transcoder",),
+    "transcoder.registry": ("register_release", "releases"),
+    "transcoder.release": ("Release",),
     "zoo.demo": ("demo",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -1,11 +1,12 @@
 """Repositories of the Hugging Face hub: which files they hold, and those that are needed, on this machine.
 
-Files lie in huggingface_hub's own cache, each whole or not at all: an interrupted download goes on with the files that
-are missing. Where the hub cannot be reached, or HF_HUB_OFFLINE is set, the cache answers for it.
+Files lie in huggingface_hub's own cache, each whole or not at all, and all of one commit: an interrupted download goes
+on with the files that are missing. Where the hub cannot be reached, or HF_HUB_OFFLINE is set, the cache answers for it.
 """
 
 import errno
 import glob
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -87,11 +88,20 @@ def list_files(address: Address) -> Listing:
     return Listing(address, sizes, offline)
 
 
-def fetch(listing: Listing, paths: Iterable[str]) -> Path:
-    """The local folder that the address stands for, once these of its files are there. Files that are there stay.
+def list_cached(address: Address) -> Listing | None:
+    """What is known of the files below the address without asking the hub; None where nothing is."""
+    try:
+        sizes = _in_cache(address, _Unreachable())
+    except FileError:
+        return None
+    return Listing(address, sizes, "it was not asked") if sizes else None
 
-    Raises `FileError` where the disk has no room for them, where the download breaks off, and where the hub cannot be
-    reached and some of them are not in the cache.
+
+def fetch(listing: Listing, paths: Iterable[str]) -> Path:
+    """The local folder that the address stands for, once these of its files are there, all of one commit.
+
+    What is there already is not fetched again. Raises `FileError` where the disk has no room for them, where the
+    download breaks off, and where the hub cannot be reached and some of them are not in the cache.
     """
     import huggingface_hub
 
@@ -102,18 +112,23 @@ def fetch(listing: Listing, paths: Iterable[str]) -> Path:
             f"{len(missing)} of {len(paths)} files of '{address}' are not on this machine (first: {missing[0]})"
             f"{_because(listing.offline)}: connect, or take away HF_HUB_OFFLINE, and load it once."
         )
+    if listing.offline:
+        return _top(address, paths[0])
     _check_room(address, sum(listing.sizes.get(path, 0) for path in missing))
-    if missing:
-        with _quoting(address):
-            huggingface_hub.snapshot_download(
-                address.repo,
-                revision=address.revision,
-                allow_patterns=[glob.escape(_inside(address, path)) for path in missing],
-            )
-    first = cached(address, paths[0]) if paths else None
-    if first is None:
-        raise FileError(f"'{address}' was fetched, but {paths[:1]} is not in the cache: load it again.")
-    return Path(first).parents[len(PurePosixPath(paths[0]).parts) - 1]
+    with _quoting(address):
+        snapshot = huggingface_hub.snapshot_download(
+            address.repo,
+            revision=address.revision,
+            allow_patterns=[glob.escape(_inside(address, path)) for path in paths],
+        )
+    folder = Path(snapshot, address.folder)
+    absent = [path for path in paths if not (folder / path).is_file()]
+    if absent:
+        raise FileError(
+            f"{len(absent)} of {len(paths)} files of '{address}' went away while it was fetched (first: {absent[0]}): "
+            "load it again."
+        )
+    return folder
 
 
 def cached(address: Address, path: str) -> Path | None:
@@ -124,27 +139,39 @@ def cached(address: Address, path: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+class NoRepository(FileError):
+    """The hub has no such repository, or does not show it."""
+
+
 class _Unreachable(Exception):
     """The hub did not answer, or was not to be asked."""
 
 
-def _on_hub(address: Address) -> dict[str, int]:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
+def _top(address: Address, path: str) -> Path:
+    """The local folder of the address, by one of its files."""
+    found = cached(address, path)
+    assert found is not None
+    return found.parents[len(PurePosixPath(path).parts) - 1]
 
-    api = huggingface_hub.HfApi()
+
+def _on_hub(address: Address) -> dict[str, int]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.hf_api import RepoFile
+
+    api = HfApi()
     try:
         files = api.list_repo_tree(address.repo, address.folder or None, recursive=True, revision=address.revision)
         return {
             str(PurePosixPath(file.path).relative_to(address.folder)): file.size
             for file in files
-            if isinstance(file, huggingface_hub.RepoFile)
+            if isinstance(file, RepoFile)
         }
     except HfHubHTTPError as error:
         if error.response.status_code < 500:
             raise
         raise _Unreachable(_first_line(error)) from error
-    except huggingface_hub.errors.HFValidationError:
+    except HFValidationError:
         raise
     except Exception as error:
         # Without an answer, the client raises errors of the HTTP library beneath it, which differs between versions.
@@ -200,44 +227,58 @@ def _check_room(address: Address, needed: int) -> None:
 @contextmanager
 def _quoting(address: Address) -> Iterator[None]:
     """What the client raises, as one error that quotes the address and says what to do."""
-    from huggingface_hub import constants, errors
-
     try:
         yield
     except (FileError, _Unreachable):
         raise
-    except errors.GatedRepoError as error:
-        raise FileError(
-            f"'{address}' is gated: accept its terms on its page on the hub, and log in with `hf auth login` or set "
-            "HF_TOKEN."
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileError(
-            f"There is no repository '{address.repo}' on the hub, or it is private: check its name, log in with `hf "
-            "auth login` where it is yours, or give a local folder. `tl-circuits list` names those that are known."
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise FileError(
-            f"'{address.repo}' has no revision '{address.revision}': give a branch, tag or commit."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise FileError(
-            f"There is no folder '{address.folder}' in '{address.repo}': look at the repository's files for its name."
-        ) from error
+    # Beside its own errors, the client raises those of the HTTP library beneath it, and of the disk.
     except Exception as error:
-        # Beside its own errors, the client raises those of the HTTP library beneath it, and of the disk.
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _no_room(address, "the disk is full", Path(constants.HF_HUB_CACHE)) from error
-        raise FileError(
-            f"Fetching '{address}' broke off ({_first_line(error)}): load it again, which goes on with the files that "
-            "are missing."
-        ) from error
+        raise _told(address, error) from error
+
+
+def _told(address: Address, error: Exception) -> FileError:
+    from huggingface_hub import constants, errors
+
+    match error:
+        case errors.GatedRepoError():
+            return FileError(
+                f"'{address}' is gated: accept its terms on its page on the hub, and log in with `hf auth login` or "
+                "set HF_TOKEN."
+            )
+        case errors.RepositoryNotFoundError():
+            return NoRepository(
+                f"There is no repository '{address.repo}' on the hub, or it is private: check its name, log in with "
+                "`hf auth login` where it is yours, or give a local folder. `tl-circuits list` names those that are "
+                "known."
+            )
+        case errors.RevisionNotFoundError():
+            return FileError(f"'{address.repo}' has no revision '{address.revision}': give a branch, tag or commit.")
+        case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
+            return FileError(
+                f"There is no folder '{address.folder}' in '{address.repo}': look at the repository's files for its "
+                "name."
+            )
+        case errors.HFValidationError():
+            return FileError(f"'{address.repo}' is no name of a repository ({_first_line(error)}): give org/name.")
+        case _ if _is_full(error):
+            return _no_room(address, "the disk is full", Path(constants.HF_HUB_CACHE))
+        case _:
+            return FileError(
+                f"Fetching '{address}' broke off ({_first_line(error)}): load it again, which goes on with the files "
+                "that are missing."
+            )
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk had no room left; some clients tell only in words."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return told or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _no_room(address: Address, problem: str, cache: Path) -> FileError:
     return FileError(
         f"'{address}' does not fit into the hub's cache, '{cache}': {problem}. Free space there, or set HF_HUB_CACHE "
-        "to a folder on another disk. Nothing half-fetched was left there."
+        "to a folder on another disk, and load it again: files that arrived whole are kept."
     )
 
 

@@ -3,16 +3,17 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tl_circuits.errors import FileError
+from tl_circuits.errors import FileError, FitError
+from tl_circuits.saelens import from_pretrained, from_sae
 from tl_circuits.transcoder import hub, registry
 from tl_circuits.transcoder.files import listed
-from tl_circuits.transcoder.files.formats import find, load_folder
-from tl_circuits.transcoder.files.layout import every_layer
-from tl_circuits.transcoder.registry import Release
+from tl_circuits.transcoder.files.formats import Found, find, load_folder
+from tl_circuits.transcoder.release import Release, Variant
 from tl_circuits.transcoder.saes import from_saes
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -33,74 +34,147 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
 
     Raises `FileError` where nothing has that name, the hub cannot be reached, a layer is missing, a file is damaged or
     of an unknown format, several transcoders lie there and `variant` names none, shapes disagree, a threshold is NaN,
-    or an encoder, bias or skip weight is NaN or infinite. Decoder rows are checked when read.
+    or an encoder, bias or skip weight is NaN or infinite. Decoder rows are checked when read. Raises `FitError` where
+    SAEs make no transcoder.
     """
-    if isinstance(source, Sequence) and not isinstance(source, str):
+    if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if variant is not None:
             raise FileError(
                 f"variant={variant!r} was given with a list of SAEs, which is one transcoder: leave it out."
             )
         return from_saes(source)
-    if not isinstance(source, str | PathLike) or not str(source):
+    if not isinstance(source, str | PathLike) or not str(source).strip():
         raise FileError(
             f"{source!r:.80} names no transcoder: give a release, a repository as org/name, the path of a folder, or a "
             "list of SAELens transcoders."
         )
-    if not isinstance(source, str) or Path(source).expanduser().exists():
+    if not isinstance(variant, str | None):
+        raise FileError(f"variant={variant!r:.80} is no name: give a text, or leave it out to see those there are.")
+    if not isinstance(source, str) or _is_there(source):
         return load_folder(Path(source), variant=variant)
     release = registry.find(source)
     if release is not None:
         return load_release(release, variant=variant)
-    address = hub.Address.parse(source)
+    address = hub.Address.parse(source.removeprefix("hf://"))
     # A name that ends like a file, or starts like a path, is one that is missing here.
     if address is None or Path(source).is_absolute() or source.startswith((".", "~")):
         raise _unknown(source)
-    return load_repository(address, variant=variant)
+    try:
+        return load_repository(address, variant=variant)
+    except hub.NoRepository as error:
+        raise FileError(f"{error}{_nearest(source)}") from error
 
 
 def load_release(release: Release, *, variant: str | None = None) -> CrossLayerTranscoder:
     """The transcoder of a release, or one of its variants. Raises `FileError` as `load_transcoder` does."""
-    if not release.files:
-        return load_repository(release.address, variant=variant)
-    paths = release.files_of(variant)
-    ordered = every_layer(release.name, paths, "layer {}")
-    folder = hub.fetch(hub.list_files(release.address), ordered)
-    return listed.load(
-        release.name,
-        [folder / path for path in ordered],
-        read=release.read,
-        write=release.write,
-        model_name=release.model,
-    )
+    chosen = release.choose(variant)
+    try:
+        found = _load(release, chosen)
+    except (FileError, FitError) as error:
+        raise FileError(f"'{release.name}' was not loaded. {error}") from error
+    if release.n_layers not in (None, found.n_layers):
+        raise FileError(
+            f"'{release.name}' holds files of {found.n_layers} layers, but {release.model} has {release.n_layers}: "
+            f"look whether {release.repository} is whole."
+        )
+    return found
 
 
 def load_repository(address: hub.Address, *, variant: str | None = None) -> CrossLayerTranscoder:
     """The transcoder below an address, told from the names of the files there. Only what it is made of is fetched."""
     listing = hub.list_files(address)
-    with _outline(listing) as outline:
+    with outlined(listing) as outline:
         found = find(outline, variant=variant)
-        below = found.folder.relative_to(outline)
-        paths = [path.relative_to(outline).as_posix() for path in found.files()]
+        below, paths = found.folder.relative_to(outline), names_of(found, outline)
     folder = hub.fetch(listing, paths)
-    return found.format.load(folder / below, found.choice)
+    with _telling_where(folder):
+        return found.format.load(folder / below, found.choice)
 
 
 @contextmanager
-def _outline(listing: hub.Listing) -> Iterator[Path]:
+def outlined(listing: hub.Listing) -> Iterator[Path]:
     """A folder of empty files under the listed names, by which formats are recognised as they are on disk.
 
     Errors that are raised meanwhile quote the address instead of it.
     """
     with tempfile.TemporaryDirectory(prefix="tl_circuits-") as made:
         outline = Path(made)
-        # Names come from elsewhere: one that leads out of the folder makes no file.
-        for name in (name for name in listing.sizes if ".." not in name.split("/") and not name.startswith("/")):
-            path = outline / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+        for name in listing.sizes:
+            _touch(outline, name)
         try:
             yield outline
         except FileError as error:
             message = str(error).replace(made, str(listing.address))
             offline = f" (The hub cannot be reached: {listing.offline}.)" if listing.offline else ""
             raise FileError(message + offline) from error
+
+
+def names_of(found: Found, top: Path) -> list[str]:
+    """What a transcoder is made of, by names below a folder."""
+    return [path.relative_to(top).as_posix() for path in found.files()]
+
+
+def _touch(outline: Path, name: str) -> None:
+    # Names come from elsewhere. One that leads out of the folder, or is none on this machine, makes no file.
+    if ".." in name.replace("\\", "/").split("/") or Path(name).is_absolute():
+        return
+    try:
+        (outline / name).parent.mkdir(parents=True, exist_ok=True)
+        (outline / name).touch()
+    except (OSError, ValueError):
+        return
+
+
+def _load(release: Release, chosen: Variant) -> CrossLayerTranscoder:
+    if release.loader == "saelens":
+        # One by one, so that SAEs that are no transcoders are refused before all are fetched.
+        first = from_pretrained(release.name, chosen.paths[0])
+        from_sae(first, f"'{chosen.paths[0]}'")
+        return from_saes([first, *(from_pretrained(release.name, path) for path in chosen.paths[1:])])
+    if release.loader == "repository":
+        return load_repository(release.address, variant=chosen.name or None)
+    assert release.read is not None
+    assert release.write is not None
+    folder = hub.fetch(hub.list_files(release.address), chosen.paths)
+    with _telling_where(folder):
+        return listed.load(
+            folder,
+            [folder / path for path in chosen.paths],
+            read=release.read,
+            write=release.write,
+            model_name=release.model,
+        )
+
+
+@contextmanager
+def _telling_where(folder: Path) -> Iterator[None]:
+    """What is wrong with files that were fetched is told with where they lie, since nobody else put them there."""
+    try:
+        yield
+    except FileError as error:
+        raise FileError(
+            f"{error} (What was fetched lies in '{folder}': a file that is damaged there is fetched anew once it is "
+            "deleted.)"
+        ) from error
+
+
+def _is_there(source: str) -> bool:
+    try:
+        return Path(source).expanduser().exists()
+    # A text may be no path at all: too long, with a null in it, of a user that does not exist.
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _unknown(source: str) -> FileError:
+    return FileError(
+        f"There is no folder {source!r:.200} on this machine, and no release of that name: give a release, a repository as "
+        f"org/name, or the path of a folder.{_nearest(source)} `tl-circuits list` names all releases."
+    )
+
+
+def _nearest(source: str) -> str:
+    """The names of releases that are most like the one that was given."""
+    known = {name.lower(): name for name in registry.names()}
+    near = get_close_matches(source.lower(), known, n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(repr(known[name]) for name in near)}?" if near else ""

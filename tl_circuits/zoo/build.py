@@ -26,7 +26,7 @@ from tl_circuits.errors import TLCircuitsError
 from tl_circuits.sites import Model
 from tl_circuits.training import TrainingSettings, train
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.transcoder.files import load_transcoder, save_transcoder
+from tl_circuits.transcoder.files import load_folder, save_transcoder
 from tl_circuits.zoo.demo import ASSETS, bridge, load_language_model
 from tl_circuits.zoo.language_model import ModelSettings, accuracy, train_language_model
 from tl_circuits.zoo.measure import agreement, sparsity
@@ -86,7 +86,7 @@ def build(seed: int, out: Path = ASSETS) -> Figures:
             save_transcoder(_transcoder(model, facts, cross_layer, seed), folder / name)
             figures |= {
                 f"{name}: {what}": figure
-                for what, figure in _figures(model, load_transcoder(folder / name), facts).items()
+                for what, figure in _figures(model, load_folder(folder / name), facts).items()
             }
         _show(figures)
         _refuse_what_misses(figures)

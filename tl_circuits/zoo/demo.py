@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from tl_circuits.errors import SettingError
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.transcoder.files import load_transcoder
+from tl_circuits.transcoder.files import load_folder
 
 ASSETS = Path(__file__).parent / "assets"
 NAME = "tl-circuits-demo"
@@ -41,7 +41,7 @@ def demo(
         language_model = load_language_model(assets / "model")
         tokenizer = AutoTokenizer.from_pretrained(assets / "model", local_files_only=True)
         model = bridge(language_model, tokenizer) if kind == "bridge" else hooked(language_model, tokenizer)
-    return model, load_transcoder(assets / transcoder)
+    return model, load_folder(assets / transcoder)
 
 
 def load_language_model(folder: Path) -> GPT2LMHeadModel:

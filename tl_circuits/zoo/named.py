@@ -28,21 +28,21 @@ def load(
 ) -> tuple[Model, CrossLayerTranscoder]:
     """The model of that name, and a transcoder by its name or folder; the demo (`DEMO`) brings its own.
 
-    A folder with a model that transformers saved is a name too; `transcoder` and `variant` are what `load_transcoder`
+    A folder with a model that transformers saved is a name too; `source` and `variant` are what `load_transcoder`
     takes. Raises `FileError` where model or transcoder cannot be loaded, and `SettingError` where a model other than
     the demo is to be had without a transcoder, and where a variant is named of none.
     """
-    if transcoder is None and variant is not None:
+    if source is None and variant is not None:
         raise SettingError(f"The variant {variant!r} is one of no transcoder: give the transcoder too.")
     # The transcoder goes first: what is wrong with it is known at once, before a model is fetched.
-    given = None if transcoder is None else load_transcoder(transcoder, variant=variant)
+    given = None if source is None else load_transcoder(source, variant=variant)
     if name == DEMO:
         model, own = demo(kind, shipped)
         return model if dtype == torch.float32 else model.to(dtype), given or own
     if given is None:
         raise SettingError(
-            f"The model {name!r} brings no transcoder: name one. `tl-circuits list --model {name}` shows those there "
-            "are."
+            f"The model {name!r} brings no transcoder: give a release, a repository or a folder. `tl-circuits list "
+            f"--model {name}` names those there are."
         )
     return _from_library(name, kind, dtype), given
 

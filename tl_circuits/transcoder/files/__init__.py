@@ -4,42 +4,38 @@ from os import PathLike
 from pathlib import Path
 
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.files.circuit_tracer import save
+from tl_circuits.transcoder.files import circuit_tracer, saelens_folders
 from tl_circuits.transcoder.files.dunefsky import convert as convert
-from tl_circuits.transcoder.files.formats import load_folder
+from tl_circuits.transcoder.files.formats import load_folder as load_folder
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
+_SAVE = {"circuit-tracer": circuit_tracer.save, "saelens": saelens_folders.save}
 
-def save_transcoder(transcoder: CrossLayerTranscoder, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Write a transcoder as a folder in the layout that circuit-tracer reads; returns the folder.
 
-    `load_transcoder(save_transcoder(t, folder))` equals `t` to the last bit: dtypes, skip weights, span and activation
-    included. The folder appears whole or not at all. One that exists is replaced only with `overwrite=True`, and only
-    where nothing but a transcoder lies in it; a transcoder that was loaded from it may be saved over it.
+def save_transcoder(
+    transcoder: CrossLayerTranscoder, folder: str | Path, *, layout: str = "circuit-tracer", overwrite: bool = False
+) -> Path:
+    """Write a transcoder as a folder; returns the folder.
 
-    Raises `FileError` where the folder exists or cannot be written.
+    - `layout="circuit-tracer"` is the layout of the package of that name, and our own: what it has no place for is kept
+      under keys of ours. `load_transcoder(save_transcoder(t, folder))` equals `t` to the last bit: dtypes, skip
+      weights, span and activation included.
+    - `layout="saelens"` is a folder for each layer, `layer_0`, `layer_1`, …, for `SAE.load_from_disk`. It holds
+      per-layer transcoders alone. TopK and GroupMax need `tlc.register_saelens_classes()` where SAELens loads them,
+      BatchTopK becomes the JumpReLU that it is at inference, and a JumpReLU's bandwidth, which matters in training
+      only, is left out.
+
+    The folder appears whole or not at all. One that exists is replaced only with `overwrite=True`, and only where
+    nothing but a transcoder in the same layout lies in it; a transcoder that was loaded from it may be saved over it.
+
+    Raises `FileError` where the folder exists or cannot be written, and `FitError` where the layout cannot hold it.
     """
     if not isinstance(transcoder, CrossLayerTranscoder):
         raise FileError(
             f"{transcoder!r:.80} is no transcoder: call save_transcoder(transcoder, folder), in this order."
         )
-    return save(transcoder, _path(folder), overwrite=overwrite)
-
-
-def load_transcoder(source: str | Path, *, variant: str | None = None) -> CrossLayerTranscoder:
-    """Read a transcoder from a local folder, in any of the formats that `load_folder` recognises.
-
-    Weights keep the dtype they are stored in and are memory-mapped where the format allows it: decoders are then read
-    row by row, as features become active. Pickles are never opened.
-
-    Raises `FileError` where the folder or a layer is missing, a file is damaged or of an unknown format, more than one
-    transcoder lies there and `variant` names none, shapes disagree, a threshold is NaN, or an encoder, bias or skip
-    weight is NaN or infinite. Decoder rows are checked when read.
-    """
-    return load_folder(_path(source), variant=variant)
-
-
-def _path(given: object) -> Path:
-    if not isinstance(given, str | PathLike) or not str(given):
-        raise FileError(f"{given!r:.80} is no path of a folder: give a text or a pathlib.Path.")
-    return Path(given)
+    if not isinstance(folder, str | PathLike) or not str(folder):
+        raise FileError(f"{folder!r:.80} is no path of a folder: give a text or a pathlib.Path.")
+    if layout not in _SAVE:
+        raise FileError(f"layout={layout!r:.80} is unknown: give one of {', '.join(_SAVE)}.")
+    return _SAVE[layout](transcoder, Path(folder), overwrite=overwrite)

@@ -40,8 +40,7 @@ def choices(folder: Path) -> tuple[str, ...]:
     if numbered(folder, _CROSS_LAYER):
         return ("",)
     names = (re.fullmatch(r"layer_\d+_(width_.+)", path.parent.name) for path in folder.glob("*/params.safetensors"))
-    found = sorted({match[1] for match in names if match is not None})
-    return tuple(found) if len(found) > 1 else ("",) * len(found)
+    return tuple(sorted({match[1] for match in names if match is not None}))
 
 
 def load(folder: Path, choice: str) -> CrossLayerTranscoder:
@@ -51,8 +50,7 @@ def load(folder: Path, choice: str) -> CrossLayerTranscoder:
         files = [open_tensors(path) for path in every_layer(folder, cross_layer, "params_layer_{}.safetensors")]
         configs = [folder / _CONFIG]
     else:
-        wanted = re.escape(choice) if choice else "width_.+"
-        found = every_layer(folder, numbered(folder, rf"layer_(\d+)_{wanted}"), f"layer_{{}}_{choice or 'width_*'}")
+        found = every_layer(folder, numbered(folder, rf"layer_(\d+)_{re.escape(choice)}"), f"layer_{{}}_{choice}")
         files = [open_tensors(path / "params.safetensors") for path in found]
         configs = [path / _CONFIG for path in found]
     layers, thresholds, d_model = [], [], None
