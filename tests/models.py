@@ -130,6 +130,7 @@ _ACTIVATIONS: dict[str, Callable[[torch.Generator], Activation]] = {
 def transcoder(
     span: int = N_LAYERS,
     skip: bool = False,
+    shift: bool = False,
     activation: str = "jumprelu",
     read: str = "ln2.hook_normalized",
     write: str = "hook_mlp_out",
@@ -142,12 +143,14 @@ def transcoder(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
+    written = [min(span, N_LAYERS - layer) for layer in range(N_LAYERS)]
     return CrossLayerTranscoder(
         normal(N_LAYERS, N_FEATURES, D_MODEL) / D_MODEL**0.5,
         normal(N_LAYERS, N_FEATURES) * 0.3 - 0.3,
-        [normal(N_FEATURES, min(span, N_LAYERS - layer), D_MODEL) for layer in range(N_LAYERS)],
+        [normal(N_FEATURES, n, D_MODEL) for n in written],
         normal(N_LAYERS, D_MODEL),
         W_skip=normal(N_LAYERS, D_MODEL, D_MODEL) * 0.2 if skip else None,
+        shift=[normal(N_FEATURES, n) for n in written] if shift else None,
         activation=_ACTIVATIONS[activation](generator),
         read=read,
         write=write,

@@ -13,7 +13,7 @@ from tl_circuits.attribution import Targets, attribute
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.nodes import Kind
 from tl_circuits.replacement import LocalReplacementModel, localize
-from tl_circuits.replacement.localize import decoded, replay
+from tl_circuits.replacement.localize import replay
 
 EXAMPLES = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow])
 
@@ -24,7 +24,12 @@ SINGLE_PRECISION_NORMS = 1e-5
 PROBED = 30
 RMS = ("llama", "gemma-2", "gemma-3", "qwen3")
 
-KINDS = {"CLT": {"span": 3}, "PLT": {"span": 1}, "CLT with skip": {"span": 3, "skip": True}}
+KINDS = {
+    "CLT": {"span": 3},
+    "PLT": {"span": 1},
+    "CLT with skip": {"span": 3, "skip": True},
+    "CLT with shift": {"span": 3, "shift": True},
+}
 
 every_family = pytest.mark.parametrize("family", models.FAMILIES)
 every_class = pytest.mark.parametrize("model_class", models.CLASSES)
@@ -260,12 +265,11 @@ def vectors_of(local: LocalReplacementModel, graph: AttributionGraph, source: in
     node = graph.nodes[source]
     match node.kind:
         case Kind.FEATURE:
-            writes += decoded(
-                local.transcoder,
-                local.features[source : source + 1],
-                local.activations[source : source + 1],
-                local.n_pos,
-            )
+            layer, pos, index = local.features[source].tolist()
+            shifts = local.transcoder.shift
+            for step, decoder in enumerate(local.transcoder.W_dec[layer][index].to(writes)):
+                shift = 0 if shifts is None else shifts[layer][index, step].to(writes)
+                writes[layer + step, pos] = (local.activations[source] + shift) * decoder
         case Kind.ERROR:
             writes[node.layer, node.pos] = local.errors[node.layer, node.pos]
         case Kind.MASKED:

@@ -127,6 +127,9 @@ def test_a_transcoder_of_the_wrong_number_of_layers(model_class: str, n_layers: 
         ({"activation": tlc.JumpReLU(torch.zeros(3, 9))}, r"\(3, 9\).*3 layers"),
         ({"activation": tlc.JumpReLU(torch.zeros(2, 24))}, r"\(2, 24\).*3 layers"),
         ({"W_skip": torch.zeros(3, 16, 9)}, r"W_skip\[0\].*\(16, 9\).*\(16, 16\)"),
+        ({"shift": lambda _: [torch.zeros(24, 3)] * 2}, r"W_enc has 3 layers and shift has 2"),
+        ({"shift": torch.zeros(3, 24)}, r"shift\[0\] has shape \(24, 1\).*24 features that write 3 layers.*\(24, 3\)"),
+        ({"shift": torch.zeros(3, 24, 3).int()}, "shift has dtype torch.int32: give floating point"),
         ({"b_enc": lambda b: [row.long() for row in b]}, "int64.*floating point"),
         ({"activation": tlc.BatchTopK(3, torch.zeros(4))}, r"\(4,\) for 3 layers"),
     ],
@@ -136,14 +139,13 @@ def test_transcoder_shapes_that_disagree(parts: dict[str, Any], says: str) -> No
         changed(**parts)
 
 
-@pytest.mark.parametrize("name", ["W_enc", "b_enc", "b_dec", "W_skip"])
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "b_dec", "W_skip", "shift"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_infinity_in_weights(name: str, value: float) -> None:
-    poisoned = torch.zeros(3, 16, 16) if name == "W_skip" else getattr(models.transcoder(), name)
-    poisoned = poisoned.data.clone() if name in ("b_dec", "W_skip") else torch.stack([part.data for part in poisoned])
-    poisoned[1, ..., 0] = value
+    poisoned = [part.detach().clone() for part in getattr(models.transcoder(skip=True, shift=True), name)]
+    poisoned[1][..., 0] = value
     with refusal(tlc.FitError, name, "NaN or infinite", "damaged"):
-        changed(**{name: poisoned})
+        changed(**{name: torch.stack(poisoned) if name == "b_dec" else poisoned})
 
 
 def test_nan_in_a_decoder_row_that_is_used() -> None:

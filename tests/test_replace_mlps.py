@@ -29,7 +29,8 @@ def by_hand(transcoder: CrossLayerTranscoder, x: list[Tensor], layer: int) -> Te
         h = x[source] @ transcoder.W_enc[source].double().T + transcoder.b_enc[source].double()
         a = h * (h > transcoder.activation.threshold[source].double())
         if layer - source < transcoder.W_dec[source].shape[1]:
-            out = out + a @ transcoder.W_dec[source][:, layer - source].double()
+            shift = 0 if transcoder.shift is None else transcoder.shift[source][:, layer - source].double()
+            out = out + (a + shift * (a != 0)) @ transcoder.W_dec[source][:, layer - source].double()
     return out + transcoder.b_dec[layer].double()
 
 
@@ -76,9 +77,11 @@ def module_by_hand(module: Any, transcoder: CrossLayerTranscoder) -> Tensor:
 
 @both
 @pytest.mark.parametrize("read", ["ln2.hook_normalized", "hook_resid_mid"])
-@pytest.mark.parametrize(("span", "skip"), [(3, False), (1, False), (2, True)])
-def test_a_pass_is_the_replacement_model_written_by_hand(model_class: str, read: str, span: int, skip: bool) -> None:
-    transcoder = models.transcoder(span=span, skip=skip, read=read)
+@pytest.mark.parametrize(("span", "skip", "shift"), [(3, False, False), (1, False, True), (2, True, True)])
+def test_a_pass_is_the_replacement_model_written_by_hand(
+    model_class: str, read: str, span: int, skip: bool, shift: bool
+) -> None:
+    transcoder = models.transcoder(span=span, skip=skip, shift=shift, read=read)
     model, module = (models.hooked("gpt2"), None) if model_class == "hooked" else gpt2_twice()
     expected = hooked_by_hand(model, transcoder) if module is None else module_by_hand(module, transcoder)
     plain = model(TOKENS)
@@ -95,7 +98,7 @@ def test_a_pass_is_the_replacement_model_written_by_hand(model_class: str, read:
 def test_with_error_terms_the_logits_are_the_models_own(family: str, model_class: str, skip: bool) -> None:
     model = models.model_of(family, model_class)
     plain = model(TOKENS)
-    with tlc.replace_mlps(model, models.transcoder(skip=skip), error_terms=True):
+    with tlc.replace_mlps(model, models.transcoder(skip=skip, shift=True), error_terms=True):
         torch.testing.assert_close(model(TOKENS), plain, atol=1e-9, rtol=1e-9)
 
 

@@ -25,7 +25,9 @@ numbers = st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4)
 sixteenths = st.lists(st.integers(-48, 48).map(lambda n: n / 16), min_size=4, max_size=4)
 
 
-def ragged(span: Sequence[int], *, skip: bool = True, activation: Any = None) -> CrossLayerTranscoder:
+def ragged(
+    span: Sequence[int], *, skip: bool = True, shift: bool = False, activation: Any = None
+) -> CrossLayerTranscoder:
     """A random transcoder whose layers differ in their number of features and of layers written."""
     rng, d_model = torch.Generator().manual_seed(0), 6
 
@@ -38,6 +40,7 @@ def ragged(span: Sequence[int], *, skip: bool = True, activation: Any = None) ->
         [normal(n, written, d_model) for n, written in zip(FEATURES, span, strict=True)],
         normal(3, d_model),
         W_skip=normal(3, d_model, d_model) if skip else None,
+        shift=[normal(n, written) for n, written in zip(FEATURES, span, strict=True)] if shift else None,
         activation=activation,
     )
 
@@ -143,6 +146,36 @@ def test_encoding_decoding_and_skipping_are_what_the_formula_says(span: tuple[in
         assert transcoder.sources(layer) == tuple(s for s in range(layer + 1) if s + span[s] > layer)
 
 
+@every_span
+def test_a_shift_is_added_to_what_an_active_feature_writes_and_to_nothing_else(span: tuple[int, ...]) -> None:
+    transcoder = ragged(span, shift=True)
+    x = inputs()
+    a = [transcoder.encode(x[layer], layer) for layer in range(3)]
+    # TopK lets negative activations through: such a feature is active too.
+    a[0][0, 0, 0] = -0.5
+    assert transcoder.shift is not None
+    for layer in range(3):
+        expected = transcoder.b_dec[layer].expand(2, 5, 6).clone()
+        for source in transcoder.sources(layer):
+            decoder, shift = transcoder.W_dec[source][:, layer - source], transcoder.shift[source][:, layer - source]
+            for at in a[source].nonzero().tolist():
+                *place, feature = at
+                expected[tuple(place)] += (a[source][tuple(at)] + shift[feature]) * decoder[feature]
+        torch.testing.assert_close(transcoder.decode(a, layer), expected)
+        silent = [torch.zeros_like(part) for part in a]
+        assert torch.equal(transcoder.decode(silent, layer), transcoder.b_dec[layer].expand(2, 5, 6))
+    picked = torch.tensor([6, 0, 6])
+    torch.testing.assert_close(
+        transcoder.outgoing(a[1][..., picked], 1, 1, picked), transcoder.outgoing(a[1], 1, 1)[..., picked]
+    )
+
+
+def test_a_plain_one_dimensional_shift_is_of_the_own_layer() -> None:
+    W_dec, shift, a = torch.randn(2, 5, 6), torch.randn(2, 5), torch.rand(3, 5) + 0.1
+    transcoder = CrossLayerTranscoder(torch.zeros(2, 5, 6), torch.zeros(2, 5), W_dec, torch.zeros(2, 6), shift=shift)
+    torch.testing.assert_close(transcoder.decode([a, a], 1), (a + shift[1]) @ W_dec[1])
+
+
 def test_a_transcoder_without_skip_skips_nothing() -> None:
     assert ragged(SPANS["CLT"], skip=False).skip(inputs()[0], 0) is None
 
@@ -158,6 +191,9 @@ def test_it_knows_its_size_and_says_it(span: tuple[int, ...]) -> None:
         assert part in said
     assert ("per-layer" if max(span) == 1 else f"span={max(span)}") in said
     assert "skip" not in repr(ragged(span, skip=False))
+    assert "shift" not in said
+    assert ", shift, hook_resid_mid" in repr(ragged(span, shift=True))
+    assert ragged(span, shift=True).span == max(span)
 
 
 def test_a_plain_two_dimensional_decoder_writes_its_own_layer() -> None:
@@ -173,8 +209,8 @@ def test_a_plain_two_dimensional_decoder_writes_its_own_layer() -> None:
     "activation", [tlc.ReLU(), tlc.JumpReLU(0.3), tlc.BatchTopK(2, torch.tensor([0.1, 0.2, 0.3]))], ids=lambda a: a.name
 )
 def test_a_state_dict_brings_everything_back(span: tuple[int, ...], activation: nn.Module) -> None:
-    saved = ragged(span, activation=activation)
-    other = ragged(span, activation=type(activation)(**_like(activation)))
+    saved = ragged(span, activation=activation, shift=True)
+    other = ragged(span, activation=type(activation)(**_like(activation)), shift=True)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()
@@ -182,7 +218,7 @@ def test_a_state_dict_brings_everything_back(span: tuple[int, ...], activation: 
     for (name, here), there in zip(saved.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(here, there), name
     names = " ".join(saved.state_dict())
-    assert all(part in names for part in ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip"))
+    assert all(part in names for part in ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip", "shift"))
     assert ("threshold" in names) == hasattr(activation, "threshold")
 
 
@@ -211,7 +247,7 @@ def test_weights_are_not_copied() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_it_computes_in_the_dtype_of_what_it_reads(dtype: torch.dtype) -> None:
-    transcoder, x = models.transcoder(skip=True), torch.randn(4, models.D_MODEL).to(dtype)
+    transcoder, x = models.transcoder(skip=True, shift=True), torch.randn(4, models.D_MODEL).to(dtype)
     a = [transcoder.encode(x, layer) for layer in range(3)]
     skip = transcoder.skip(x, 2)
     assert skip is not None

@@ -82,7 +82,7 @@ def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: Attrib
     feature_signs, error_signs, token_signs = (
         signs[nodes.span(kind)].to(like) for kind in (Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
     )
-    extra_writes = decoded(local.transcoder, local.features, local.activations * feature_signs, local.n_pos)
+    extra_writes = decoded(local.transcoder, local.features, local.activations, local.n_pos, times=feature_signs)
     extra_writes += local.errors * error_signs.view(local.n_layers, local.n_pos, 1)
     moved = replay(local, extra_writes, local.token_vectors * token_signs[:, None])
     change = [after - working(before)[0] for after, before in zip(moved, local.pieces.reads, strict=True)]

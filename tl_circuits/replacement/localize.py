@@ -217,16 +217,20 @@ def decoded(
     features: Int64[Tensor, "feature 3"],
     activations: Float[Tensor, " feature"],
     n_pos: int,
+    times: Float[Tensor, " feature"] | None = None,
 ) -> Float[Tensor, "layer pos d_model"]:
-    """What these features write at every layer and position, without b_dec."""
+    """What these features write at every layer and position, without b_dec; each so many `times` where given."""
     written = activations.new_zeros(transcoder.n_layers, n_pos, transcoder.d_model)
     for source in range(transcoder.n_layers):
         here = features[:, 0] == source
         # In slices, so that the gathered rows of a long prompt do not all lie in memory at once.
-        for rows, values in zip(features[here].split(4096), activations[here].split(4096), strict=True):
-            decoder = transcoder.decoder_rows(source, rows[:, 2]).to(values) * values[:, None, None]
-            for step, written_by_layer in enumerate(decoder.unbind(1)):
-                written[source + step].index_add_(0, rows[:, 1], written_by_layer)
+        for part in here.nonzero()[:, 0].split(4096):
+            _, pos, index = features[part].unbind(1)
+            decoders = transcoder.decoder_rows(source, index).to(activations).unbind(1)
+            for layer, rows in enumerate(decoders, start=source):
+                outgoing = transcoder.outgoing(activations[part], source, layer, index)
+                outgoing = outgoing if times is None else outgoing * times[part]
+                written[layer].index_add_(0, pos, outgoing[:, None] * rows)
     return written
 
 

@@ -21,7 +21,7 @@ from tl_circuits.replacement.localize import LocalReplacementModel
 from tl_circuits.replacement.pieces import Pieces, cut
 
 PREBUILT_BYTES = 512 * 2**20
-"""Up to this much, decoder rows are gathered once and kept; above, anew in each batch, at no cost seen."""
+"""Up to this much, what features write is gathered once and kept; above, anew in each batch, at no cost seen."""
 COTANGENTS = 4096
 """Targets times positions in one batch: enough to fill the matrix products, little enough for the cache."""
 
@@ -51,7 +51,7 @@ class Sweep:
 
     @classmethod
     def of(cls, local: LocalReplacementModel) -> "Sweep":
-        """Lays out the columns, cuts the prefixes and gathers decoder rows where they are few."""
+        """Lays out the columns, cuts the prefixes and gathers what features write where it is little."""
         sources = lay_out(
             local.features.cpu(),
             local.n_layers,
@@ -171,9 +171,9 @@ class Sweep:
         for source in range(writing[0], layer + 1):
             columns = self.order[self.offsets[pos][source] : self.offsets[pos][source + 1]]
             if source in writing:
-                rows = transcoder.W_dec[source]
-                index = local.features[columns, 2].to(rows.device)
-                parts.append(rows[index, layer - source].to(local.activations))
+                index, decoder = local.features[columns, 2], transcoder.W_dec[source]
+                outgoing = transcoder.outgoing(local.activations[columns], source, layer, index)
+                parts.append(outgoing[:, None] * decoder[index.to(decoder.device), layer - source].to(outgoing))
             else:
                 parts.append(local.activations.new_zeros(len(columns), transcoder.d_model))
         unexplained = local.errors[layer, pos] + local.masked_writes[layer, pos]
@@ -203,7 +203,6 @@ class _Columns:
         row = self.tokens.new_empty(len(self.tokens), len(sources))
         features = row[:, sources.span(Kind.FEATURE)]
         features[:, sweep.order] = self.features
-        features *= local.activations
         row[:, sources.span(Kind.MASKED)] = self.unexplained[:, :, masked].flatten(1)
         errors = row[:, sources.span(Kind.ERROR)].view(len(row), local.n_layers, local.n_pos)
         errors.copy_(self.unexplained)

@@ -23,19 +23,23 @@ class CrossLayerTranscoder(nn.Module):
     - `W_enc` (layer, feature, d_model), `b_enc` (layer, feature): rows are features, at every layer.
     - `W_dec`: for each source layer (feature, layers written, d_model); a plain (feature, d_model) writes one layer.
     - `b_dec` (layer, d_model); `W_skip` (layer, d_model, d_model), added as `x @ W_skip[layer]`.
+    - `shift`: for each source layer (feature, layers written), added to a feature's activation before that is decoded
+      into the layer, wherever the activation is not 0 (a post-encoder; what is not active writes nothing). It shows in
+      what a feature writes, never in its activation.
     - `read`, `write`: the hook points, inside a block, of x and of what ŷ replaces.
     - `processed_weights`: whether it was trained on a model with folded norms or centred writing weights. Public
       transcoders are not, and localizing refuses a read point that such processing has changed.
     - `model_name`: the model it was trained on, where known; another model's name is warned about.
 
     Parameters do not require grad until asked (`.requires_grad_()`). Raises `FitError` for shapes that disagree, NaN or
-    infinite encoders and biases.
+    infinite encoders, biases, skips and shifts.
     """
 
     W_enc: nn.ParameterList
     b_enc: nn.ParameterList
     W_dec: nn.ParameterList
     W_skip: nn.ParameterList | None
+    shift: nn.ParameterList | None
 
     def __init__(
         self,
@@ -46,6 +50,7 @@ class CrossLayerTranscoder(nn.Module):
         *,
         activation: Activation | None = None,
         W_skip: Tensor | Sequence[Tensor] | None = None,
+        shift: Tensor | Sequence[Tensor] | None = None,
         read: str = "hook_resid_mid",
         write: str = "hook_mlp_out",
         model_name: str | None = None,
@@ -54,11 +59,10 @@ class CrossLayerTranscoder(nn.Module):
         super().__init__()
         self.W_enc = _frozen_list("W_enc", W_enc)
         self.b_enc = _frozen_list("b_enc", b_enc)
-        self.W_dec = _frozen_list(
-            "W_dec", [rows.unsqueeze(1) if rows.ndim == 2 else rows for rows in _tensors("W_dec", W_dec)]
-        )
+        self.W_dec = _frozen_list("W_dec", _by_layer_written("W_dec", W_dec, ndim=3))
         self.b_dec = nn.Parameter(_rows("b_dec", b_dec), requires_grad=False)
         self.W_skip = None if W_skip is None else _frozen_list("W_skip", W_skip)
+        self.shift = None if shift is None else _frozen_list("shift", _by_layer_written("shift", shift, ndim=2))
         if not isinstance(activation, Activation | None):
             raise FitError(
                 f"activation={activation!r} is no activation: give one such as tlc.ReLU() or tlc.JumpReLU(threshold)."
@@ -99,8 +103,9 @@ class CrossLayerTranscoder(nn.Module):
     def extra_repr(self) -> str:
         kind = "per-layer" if self.is_per_layer else f"span={self.span}"
         skip = ", skip" if self.W_skip is not None else ""
+        shift = ", shift" if self.shift is not None else ""
         return (
-            f"layers={self.n_layers}, features={self.n_features}, d_model={self.d_model}, {kind}{skip}, "
+            f"layers={self.n_layers}, features={self.n_features}, d_model={self.d_model}, {kind}{skip}{shift}, "
             f"{self.read} -> {self.write}"
         )
 
@@ -120,15 +125,33 @@ class CrossLayerTranscoder(nn.Module):
         """ŷ of one layer without its skip, from the activations of layers 0…layer."""
         out = self.b_dec[layer].to(activations[layer])
         for source in self.sources(layer):
-            out = out + activations[source] @ self.W_dec[source][:, layer - source].to(activations[source])
+            outgoing = self.outgoing(activations[source], source, layer)
+            out = out + outgoing @ self.W_dec[source][:, layer - source].to(outgoing)
         return out
+
+    def outgoing(
+        self,
+        activations: Float[Tensor, "*batch feature"],
+        source: int,
+        layer: int,
+        index: Int64[Tensor, " feature"] | None = None,
+    ) -> Float[Tensor, "*batch feature"]:
+        """What features of `source` multiply their decoders into `layer` by: a, or a + shift wherever a ≠ 0.
+
+        `index` names the features that the activations are of; without it they are of all features in order.
+        """
+        if self.shift is None:
+            return activations
+        shift = self.shift[source][:, layer - source]
+        shift = shift if index is None else shift[index.to(shift.device)]
+        return torch.where(activations != 0, activations + shift.to(activations), activations)
 
     def skip(self, x: Float[Tensor, "*batch d_model"], layer: int) -> Float[Tensor, "*batch d_model"] | None:
         """The linear path x @ W_skip[layer], or None where there is none."""
         return None if self.W_skip is None else x @ self.W_skip[layer].to(x)
 
     def decoder_rows(self, source: int, index: Int64[Tensor, " active"]) -> Float[Tensor, "active written d_model"]:
-        """What the named features of one layer write, there and later. Of a mapped file only these rows are read.
+        """The decoders of the named features of one layer, there and later. Of a mapped file only these rows are read.
 
         Raises `FitError` where a row holds NaN or infinity.
         """
@@ -148,6 +171,7 @@ class CrossLayerTranscoder(nn.Module):
             ("W_dec", self.W_dec),
             ("b_dec", self.b_dec),
             ("W_skip", self.W_skip),
+            ("shift", self.shift),
         ):
             if parts is not None and len(parts) != n_layers:
                 raise FitError(
@@ -163,6 +187,14 @@ class CrossLayerTranscoder(nn.Module):
                 raise FitError(
                     f"W_dec[{layer}] writes {written} layers, but layer {layer} of {n_layers} can write 1 to "
                     f"{n_layers - layer}: column k of W_dec[s] writes layer s+k."
+                )
+        for layer, shift in enumerate(self.shift or ()):
+            n_features, written, _ = self.W_dec[layer].shape
+            if tuple(shift.shape) != (n_features, written):
+                raise FitError(
+                    f"shift[{layer}] has shape {tuple(shift.shape)}, but W_dec[{layer}] has {n_features} features that "
+                    f"write {written} layers: give one number for each feature and layer written, "
+                    f"{(n_features, written)}."
                 )
         for layer, W_skip in enumerate(self.W_skip or ()):
             _expect(f"W_skip[{layer}]", W_skip, (d_model, d_model))
@@ -187,6 +219,7 @@ class CrossLayerTranscoder(nn.Module):
             (f"{name}[{layer}]", part) for name in ("W_enc", "b_enc") for layer, part in enumerate(getattr(self, name))
         ]
         named += [("b_dec", self.b_dec)] + [(f"W_skip[{layer}]", part) for layer, part in enumerate(self.W_skip or ())]
+        named += [(f"shift[{layer}]", part) for layer, part in enumerate(self.shift or ())]
         for name, part in named:
             bad = int((~part.isfinite()).sum())
             if bad:
@@ -204,6 +237,10 @@ def _tensors(name: str, given: Tensor | Sequence[Tensor]) -> list[Tensor]:
             "of one tensor for each (torch.from_numpy takes arrays)."
         )
     return parts
+
+
+def _by_layer_written(name: str, given: Tensor | Sequence[Tensor], *, ndim: int) -> list[Tensor]:
+    return [rows.unsqueeze(1) if rows.ndim == ndim - 1 else rows for rows in _tensors(name, given)]
 
 
 def _rows(name: str, given: Tensor | Sequence[Tensor]) -> Float[Tensor, "layer d_model"]:
