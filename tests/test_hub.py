@@ -1,6 +1,8 @@
 """The tests' own hub answers the real client as the real one would, down to its errors."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -140,3 +142,11 @@ def test_a_commit_names_what_a_repository_holds(hub: Hub, name: str) -> None:
     (hub.repository(name) / "config.json").write_text("{ }")
     assert hub.commit(name) != before
     assert Path(hf_hub_download(name, "config.json")).read_text() == "{ }"
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_asks_this_hub_too(hub: Hub, name: str, tmp_path: Path) -> None:
+    script = f"import huggingface_hub as h; print(h.hf_hub_download({name!r}, 'config.json'))"
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert Path(found.stdout.strip()).is_relative_to(tmp_path)
+    assert hub.downloaded() == ["config.json"]

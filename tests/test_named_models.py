@@ -67,10 +67,11 @@ def test_both_classes_trace_the_same_graph_by_name(model_of: Callable[..., Any],
 
 @every_family
 def test_in_float64_they_differ_by_what_a_bridge_keeps_in_float32(model_of: Callable[..., Any], family: str) -> None:
-    # A bridge runs transformers' modules, whose RMS norms and rotations are float32 whatever the model's dtype.
+    # A bridge runs transformers' modules, whose rotations and RMS norms are float32 whatever the model's dtype; GPT-2
+    # has neither, and Pythia no RMS norms.
     traced = partial(tlc.trace, transcoder=models.transcoder(dtype=torch.float64), prompt=TEXT)
     pair = [traced(model_of(family, model_class, torch.float64)) for model_class in ("bridge", "hooked")]
-    assert gap(*pair) < {"gpt2": 1e-12}.get(family, 1e-6)
+    assert gap(*pair) < {"gpt2": 1e-14, "pythia": 1e-8}.get(family, 1e-6)
 
 
 @pytest.mark.usefixtures("on_hub")

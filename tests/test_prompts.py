@@ -107,3 +107,24 @@ def test_text_and_its_ids_are_the_same_prompt() -> None:
     by_text, by_ids = (tlc.localize(model, transcoder, prompt) for prompt in (" Austin is", [0, 271, 269]))
     assert torch.equal(by_text.features, by_ids.features)
     assert torch.equal(by_text.logits, by_ids.logits)
+
+
+@both
+def test_a_row_that_was_padded_on_the_left_is_refused(model_class: str) -> None:
+    model = texts.reader(model_class)
+    padded = model.to_tokens([" Austin", " Austin is in"], padding_side="left")
+    assert padded[0].tolist()[:3] == [2, 2, 0]
+    with pytest.raises(tlc.PromptError, match=r"starts with 2 padding tokens \(id 2\).*leave them out, tokens\[2:\]"):
+        tokenize(model, padded[0])
+    assert tokenize(model, padded[0][2:]).masked == (0,)
+    assert tokenize(model, padded[1]).masked == (0,)
+
+
+def test_padding_that_is_also_what_sequences_start_with_is_masked_as_such() -> None:
+    model = texts.reader("hooked")
+    pad = model.tokenizer.pad_token
+    try:
+        model.tokenizer.pad_token = model.tokenizer.bos_token
+        assert tokenize(model, [0, 0, 5]).masked == (0, 1)
+    finally:
+        model.tokenizer.pad_token = pad

@@ -37,10 +37,11 @@ def tokenize(model: Model, prompt: Prompt, masked_positions: Sequence[int] | Non
     beginning-of-sequence tokens that the prompt starts with, where the tokenizer has one; on instruction-tuned models
     of Gemma 3 also the `<start_of_turn>user\\n` that follows them, since Gemma Scope 2 was not trained on these tokens
     (circuit-tracer masks the same four). Raises `PromptError` for empty prompts, for prompts longer than the context,
-    for ids outside the vocabulary and for positions outside the prompt.
+    for ids outside the vocabulary, for padding before the beginning and for positions outside the prompt.
     """
     tokens = _ids(model, prompt)
     _check_ids(model, tokens)
+    _check_padding(model, tokens)
     strings = _strings(model, tokens)
     masked, why = _masked(model, tokens, strings, masked_positions)
     _warn_of_unknown_words(model, prompt, tokens)
@@ -111,6 +112,17 @@ def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
         raise PromptError(
             f"Token ids {outside[:5].tolist()} are outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}): "
             "use this model's tokenizer."
+        )
+
+
+def _check_padding(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
+    """A row of a batch that was padded on the left: without its attention mask, the model would read the padding."""
+    pad, bos = getattr(model.tokenizer, "pad_token_id", None), _bos(model.tokenizer)
+    n_pad = int((tokens == pad).cumprod(0).sum()) if None not in (pad, bos) else 0
+    if pad != bos and 0 < n_pad < len(tokens) and tokens[n_pad] == bos:
+        raise PromptError(
+            f"The prompt starts with {n_pad} padding tokens (id {pad}) before its beginning-of-sequence token (id "
+            f"{bos}), which the model would read as text: leave them out, tokens[{n_pad}:]."
         )
 
 
