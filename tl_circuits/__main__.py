@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tl_circuits.graph.report import Output, Report
     from tl_circuits.nodes import Feature
     from tl_circuits.replacement import LocalReplacementModel
+    from tl_circuits.transcoder.catalogue import Catalogue
+    from tl_circuits.transcoder.conversion import Converted
 
 DEMO = "demo"
 DEMO_PROMPT = "the capital of the state containing Dallas is"
@@ -45,6 +47,13 @@ class ModelClass(StrEnum):
 
     bridge = "bridge"
     hooked = "hooked"
+
+
+class Layout(StrEnum):
+    """The layouts that a transcoder's folder is written in."""
+
+    circuit_tracer = "circuit-tracer"
+    saelens = "saelens"
 
 
 class Precision(StrEnum):
@@ -117,7 +126,10 @@ def demo_command(
 def trace_command(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to trace.")],
     model: Annotated[str, typer.Option(help="A model TransformerLens knows, its folder, or 'demo'.")] = DEMO,
-    transcoder: Annotated[str | None, typer.Option(help="The folder of a transcoder; 'demo' brings its own.")] = None,
+    transcoder: Annotated[
+        str | None, typer.Option(help="A release, a repository or a folder (see 'list'); 'demo' brings its own.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Which transcoder, where several go by that name.")] = None,
     plt: Annotated[bool, typer.Option("--plt", help="Take the demo's per-layer transcoder, not its CLT.")] = False,
     model_class: Annotated[
         ModelClass, typer.Option("--class", help="TransformerBridge, or HookedTransformer without weight processing.")
@@ -143,7 +155,7 @@ def trace_command(
     as_json: AsJson = False,
 ) -> None:
     """Trace one prompt: which features lead from its tokens to what the model says next."""
-    _check_choice(model, transcoder, plt)
+    _check_choice(model, transcoder, variant, plt)
     with _working():
         import torch
 
@@ -157,7 +169,9 @@ def trace_command(
             _check_place(path)
         _say(f"loading {model}")
         shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
-        borrowed, found = load(model, transcoder, shipped=shipped, kind=model_class.value, dtype=parameters)
+        borrowed, found = load(
+            model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
+        )
         local = localize(borrowed, found, prompt)
         wanted = [_target(text) for text in target] if target else None
         graph = attribute(local, wanted, coverage=coverage, max_features=max_features, max_targets=max_targets)
@@ -171,16 +185,73 @@ def trace_command(
     _show(report, as_json)
 
 
+@app.command("list")
+def list_command(
+    model: Annotated[str | None, typer.Option(help="Only those for this model, such as google/gemma-2-2b.")] = None,
+    sizes: Annotated[bool, typer.Option("--sizes", help="Ask the hub how large they are.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the transcoders that can be loaded by name: those SAELens knows, and further public ones.
+
+    What is not known is shown as "?". Without --sizes no network is asked, and sizes are known of what was fetched.
+    """
+    with _working():
+        from tl_circuits.transcoder.catalogue import Catalogue
+        from tl_circuits.transcoder.registry import releases
+        from tl_circuits.transcoder.sizes import measure
+
+        _say("asking SAELens what it knows")
+        found, known = releases(model), {}
+        for release in found:
+            try:
+                known[release.name] = measure(release, ask=sizes)
+            except FileError as error:
+                typer.echo(f"warning: {_one_line(error)}", err=True)
+        catalogue = Catalogue(found, known)
+        if model is not None and not found:
+            names = ", ".join(dict.fromkeys(release.model for release in releases() if release.model))
+            raise FileError(
+                f"No transcoder for {model!r} is known by name: there are some for {names}. Others load from a "
+                "repository of the hub or a folder."
+            )
+    _show(catalogue, as_json)
+
+
+@app.command("convert")
+def convert_command(
+    source: Annotated[str, typer.Argument(help="A release, repository or folder of a transcoder, or .pt files.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; for a graph, the file.")],
+    to: Annotated[Layout, typer.Option(help="The layout of the folder.")] = Layout.circuit_tracer,
+    variant: Annotated[str | None, typer.Option(help="Which transcoder, where several go by that name.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a transcoder as a folder of safetensors files, or a circuit-tracer graph (.pt) as a graph of ours.
+
+    Transcoders by Dunefsky et al. are given as their folder of .pt files. No code that such files may hold is run.
+    """
+    with _working():
+        from tl_circuits.transcoder.conversion import convert
+
+        _say(f"converting {source}")
+        converted = convert(source, out, layout=to.value, variant=variant, overwrite=overwrite)
+    _show(converted, as_json)
+
+
 def main() -> None:
     """The command `tl-circuits`."""
     app(prog_name="tl-circuits")
 
 
-def _check_choice(model: str, transcoder: str | None, plt: bool) -> None:
+def _check_choice(model: str, transcoder: str | None, variant: str | None, plt: bool) -> None:
     if model != DEMO and transcoder is None:
         raise typer.BadParameter(
-            f"{model!r} brings no transcoder: name the folder of one.", param_hint="'--transcoder'"
+            f"{model!r} brings no transcoder: name a release, a repository or a folder. `tl-circuits list --model "
+            f"{model}` shows releases.",
+            param_hint="'--transcoder'",
         )
+    if variant is not None and transcoder is None:
+        raise typer.BadParameter("it is one of a transcoder's: name that too.", param_hint="'--variant'")
     if plt and (model != DEMO or transcoder is not None):
         raise typer.BadParameter(
             "it is the demo's own: leave out --model and --transcoder, or leave out --plt.", param_hint="'--plt'"
@@ -258,7 +329,7 @@ def _check_place(file: Path | None) -> None:
         raise FileError(f"'{file}' cannot be written: give the name of a file in a folder that exists.")
 
 
-def _show(report: "Report", as_json: bool) -> None:
+def _show(report: "Report | Catalogue | Converted", as_json: bool) -> None:
     from rich.console import Console
 
     if as_json:

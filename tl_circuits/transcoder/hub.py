@@ -89,12 +89,9 @@ def list_files(address: Address) -> Listing:
 
 
 def list_cached(address: Address) -> Listing | None:
-    """What is known of the files below the address without asking the hub; None where nothing is."""
-    try:
-        sizes = _in_cache(address, _Unreachable())
-    except FileError:
-        return None
-    return Listing(address, sizes, "it was not asked") if sizes else None
+    """What was below the address when the hub was last asked; None where nothing is known. It is not asked now."""
+    listed = _below(address, _cached_tree(address) or {})
+    return Listing(address, listed, "it was not asked") if listed else None
 
 
 def fetch(listing: Listing, paths: Iterable[str]) -> Path:
@@ -196,8 +193,12 @@ def _in_cache(address: Address, reason: _Unreachable) -> dict[str, int]:
         for path in Path(snapshot).rglob("*")
         if path.is_file()
     }
-    below = f"{address.folder}/" if address.folder else ""
-    return {path.removeprefix(below): size for path, size in listed.items() if path.startswith(below)}
+    return _below(address, listed)
+
+
+def _below(address: Address, sizes: Mapping[str, int]) -> dict[str, int]:
+    top = f"{address.folder}/" if address.folder else ""
+    return {path.removeprefix(top): size for path, size in sizes.items() if path.startswith(top)}
 
 
 def _cached_tree(address: Address) -> dict[str, int] | None:

@@ -11,8 +11,8 @@ from typing import Any
 from tl_circuits.errors import FileError, FitError
 from tl_circuits.saelens import from_pretrained, from_sae
 from tl_circuits.transcoder import hub, registry
-from tl_circuits.transcoder.files import listed
 from tl_circuits.transcoder.files.formats import Found, find, load_folder
+from tl_circuits.transcoder.files.listed import load as load_listed
 from tl_circuits.transcoder.release import Release, Variant
 from tl_circuits.transcoder.saes import from_saes
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
@@ -137,7 +137,7 @@ def _load(release: Release, chosen: Variant) -> CrossLayerTranscoder:
     assert release.write is not None
     folder = hub.fetch(hub.list_files(release.address), chosen.paths)
     with _telling_where(folder):
-        return listed.load(
+        return load_listed(
             folder,
             [folder / path for path in chosen.paths],
             read=release.read,
@@ -168,8 +168,8 @@ def _is_there(source: str) -> bool:
 
 def _unknown(source: str) -> FileError:
     return FileError(
-        f"There is no folder {source!r:.200} on this machine, and no release of that name: give a release, a repository as "
-        f"org/name, or the path of a folder.{_nearest(source)} `tl-circuits list` names all releases."
+        f"There is no folder {source!r:.200} on this machine, and no release of that name: give a release, a "
+        f"repository as org/name, or the path of a folder.{_nearest(source)} `tl-circuits list` names all releases."
     )
 
 

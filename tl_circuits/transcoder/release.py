@@ -120,10 +120,11 @@ class Release:
     def _holes(self, variant: Variant, missing: Sequence[int]) -> str:
         which = f"'{self.name}', variant {variant.name!r}," if variant.name else f"'{self.name}'"
         whole = ", ".join(each.name for each in self.variants if not self.missing(each))
+        further = f"None of its variants is whole: `tl-circuits list --model {self.model}` names further releases."
         return (
             f"{which} covers {len(variant.layers)} of the {self.n_layers} layers of {self.model}; layers "
             f"{numbers(missing)} are missing, and every layer needs its transcoder. "
-            f"{f'Whole are {whole}: give one of these.' if whole else f'None of its variants is whole: `tl-circuits list --model {self.model}` names further releases.'}"
+            + (f"Whole are {whole}: give one of these." if whole else further)
         )
 
     def _choices(self, variant: str | None) -> str:

@@ -4,12 +4,13 @@ from os import PathLike
 from pathlib import Path
 
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.files import circuit_tracer, saelens_folders
+from tl_circuits.transcoder.files.circuit_tracer import save as save_circuit_tracer
 from tl_circuits.transcoder.files.dunefsky import convert as convert
 from tl_circuits.transcoder.files.formats import load_folder as load_folder
+from tl_circuits.transcoder.files.saelens_folders import save as save_saelens
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
-_SAVE = {"circuit-tracer": circuit_tracer.save, "saelens": saelens_folders.save}
+_SAVE = {"circuit-tracer": save_circuit_tracer, "saelens": save_saelens}
 
 
 def save_transcoder(

@@ -23,6 +23,7 @@ from tl_circuits.transcoder.activations import ReLU
 from tl_circuits.transcoder.files.circuit_tracer import save
 from tl_circuits.transcoder.files.layers import Layer, assemble
 from tl_circuits.transcoder.files.layout import every_layer, listed
+from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
 
 class _Settings:
@@ -37,7 +38,11 @@ def convert(source: str | Path, folder: str | Path, *, overwrite: bool = False) 
 
     Raises `FileError` where a layer is missing, a file holds anything else, or `folder` cannot be written.
     """
-    source = Path(source).expanduser()
+    return save(read(Path(source).expanduser()), Path(folder), overwrite=overwrite)
+
+
+def read(source: Path) -> CrossLayerTranscoder:
+    """The transcoder in a folder of `.pt` files; see `convert`."""
     paths = sorted(source.glob("*.pt")) if source.is_dir() else []
     if not paths:
         held = f"it holds {listed(source)}" if source.is_dir() else "it is no folder"
@@ -57,11 +62,10 @@ def convert(source: str | Path, folder: str | Path, *, overwrite: bool = False) 
     names = {opened[path][0].get("model_name") for path in paths}
     if len(places) > 1 or len(names) > 1:
         raise FileError(f"The files in '{source}' are of {sorted(places)} in {names}: keep those of one kind there.")
-    read, write = places.pop()
+    hook, out = places.pop()
     name = names.pop()
     model_name = name if isinstance(name, str) else None
-    transcoder = assemble(source, layers, ReLU(), read=read, write=write, model_name=model_name, processed_weights=True)
-    return save(transcoder, Path(folder), overwrite=overwrite)
+    return assemble(source, layers, ReLU(), read=hook, write=out, model_name=model_name, processed_weights=True)
 
 
 def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -18,7 +18,7 @@ def new_folder(folder: Path, *, replaces: Callable[[Path], bool] | None = None) 
     A folder that exists is replaced only where `replaces` is given and true of every file in it. Raises `FileError`
     where something is in the way or the disk refuses.
     """
-    _check_free(folder, replaces)
+    check_free(folder, replaces)
     draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,8 @@ def new_folder(folder: Path, *, replaces: Callable[[Path], bool] | None = None) 
         raise FileError(f"'{folder}' cannot be written ({error}): free space there, or give another folder.") from error
 
 
-def _check_free(folder: Path, replaces: Callable[[Path], bool] | None) -> None:
+def check_free(folder: Path, replaces: Callable[[Path], bool] | None) -> None:
+    """Raises `FileError` where a folder may not be written, since something is there that is not to be replaced."""
     if folder.is_dir():
         found = sorted(folder.iterdir())
         if found and replaces is None:

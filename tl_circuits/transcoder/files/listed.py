@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from tl_circuits.errors import FileError
 from tl_circuits.transcoder import hub
-from tl_circuits.transcoder.files import gemma_scope_1, gemma_scope_2
 from tl_circuits.transcoder.files.activations import jump_relu
+from tl_circuits.transcoder.files.gemma_scope_1 import read_layer as read_gemma_scope_1
+from tl_circuits.transcoder.files.gemma_scope_2 import read_layer as read_gemma_scope_2
 from tl_circuits.transcoder.files.layers import assemble
 from tl_circuits.transcoder.files.layout import listed
 from tl_circuits.transcoder.files.tensors import open_tensors
@@ -44,9 +45,9 @@ def load(
     layers, d_model = [], None
     for number, path in enumerate(paths):
         if path.suffix == ".npz":
-            layer = gemma_scope_1.read_layer(path, d_model)
+            layer = read_gemma_scope_1(path, d_model)
         else:
-            layer = gemma_scope_2.read_layer(open_tensors(path), number, d_model, len(paths))
+            layer = read_gemma_scope_2(open_tensors(path), number, d_model, len(paths))
         d_model = len(layer[0].b_dec)
         layers.append(layer)
     return assemble(

@@ -1,0 +1,73 @@
+"""From files of one kind to files of another: any transcoder to a folder, a circuit-tracer graph to one of ours."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.text import Text
+
+from tl_circuits.errors import FileError
+from tl_circuits.graph.circuit_tracer import convert_graph
+from tl_circuits.graph.report import visible
+from tl_circuits.nodes import Kind
+from tl_circuits.transcoder.files import save_transcoder
+from tl_circuits.transcoder.files.dunefsky import read as read_dunefsky
+from tl_circuits.transcoder.files.folders import check_free
+from tl_circuits.transcoder.files.formats import everything
+from tl_circuits.transcoder.load import load_transcoder
+from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
+
+_PICKLED = (".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written where, and facts about it by their names."""
+
+    source: str
+    out: Path
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {"source": self.source, "out": str(self.out), **self.facts}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items() if value is not None)
+        yield Text(f"{visible(self.source)} → {visible(self.out)}", overflow="fold")
+        yield Text(visible(told), overflow="fold")
+
+
+def convert(source: str, out: Path, *, layout: str, variant: str | None, overwrite: bool) -> Converted:
+    """Writes a transcoder as a folder in a layout of `save_transcoder`, or a graph as a file for `load_graph`.
+
+    The source is whatever `load_transcoder` takes by name, a folder of Dunefsky et al.'s `.pt` files, or a `.pt` graph
+    of circuit-tracer. Raises `FileError` where it is none of these, and where `out` exists (without `overwrite`) or
+    cannot be written, before anything is fetched.
+    """
+    path = Path(source).expanduser()
+    is_graph = path.suffix.lower() in _PICKLED and path.is_file()
+    is_dunefsky = path.is_dir() and any(path.glob("*.pt")) and not everything(path)
+    if variant is not None and (is_graph or is_dunefsky):
+        raise FileError(f"'{source}' is one {'graph' if is_graph else 'transcoder'}: leave out --variant {variant}.")
+    if is_graph:
+        graph = convert_graph(path, out, overwrite=overwrite)
+        facts = {"kind": "graph", "features": graph.nodes.count(Kind.FEATURE), "nodes": len(graph.nodes)}
+        return Converted(source, out, facts | {"edges": len(graph.edges), "model": graph.provenance.model})
+    check_free(out, (lambda _: True) if overwrite else None)
+    transcoder = read_dunefsky(path) if is_dunefsky else load_transcoder(source, variant=variant)
+    save_transcoder(transcoder, out, layout=layout, overwrite=overwrite)
+    return Converted(source, out, _facts(transcoder) | {"layout": layout})
+
+
+def _facts(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
+    return {
+        "kind": "per-layer transcoder" if transcoder.is_per_layer else "cross-layer transcoder",
+        "layers": transcoder.n_layers,
+        "features": sum(transcoder.n_features),
+        "read": transcoder.read,
+        "write": transcoder.write,
+        "model": transcoder.model_name,
+    }
