@@ -16,6 +16,7 @@ import torch
 
 import tl_circuits as tlc
 from tests.graphs import random_graph
+from tl_circuits.graph.circuit_tracer import convert_graph
 from tl_circuits.nodes import Kind, NodeId
 
 tl: Any = tlc
@@ -93,6 +94,12 @@ def graph_doors(folder: Path) -> Iterator[Try]:
         for verb in (graph.save, graph.to_json, tl.load_graph):
             yield refused(f"{verb.__name__}({path!r})", says, lambda path=path, verb=verb: verb(path))
     yield refused("save(None)", "None", lambda: graph.save(None))
+    convert: Any = convert_graph
+    for source in (None, "", 3, "a\0b"):
+        yield refused(f"convert_graph({source!r})", f"{source!r}", lambda source=source: convert(source))
+    yield refused("convert_graph(file=3)", "3", lambda: convert("a.pt", 3))
+    yield refused("convert_graph(overwrite=)", "'no'", lambda: convert("a.pt", folder / "a.graph", overwrite="no"))
+    yield refused("convert_graph(decode=)", "'utf-8'", lambda: convert("a.pt", decode="utf-8"))
     for labels in ({"L0/1": "a"}, {(0, 1): 5}, {(0, 1): None}, {("0", 1): "a"}, {0: "a"}, {feature: "a"}):
         key, label = next(iter(labels.items()))
         for says in (f"{key!r}", f"{label!r}"):

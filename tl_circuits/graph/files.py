@@ -139,13 +139,19 @@ def read(path: str | Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise FileError(
             f"'{path}' is not a whole safetensors file ({error}). A graph is read from what graph.save(...) wrote; "
-            "pickles are never opened. Save the graph again."
+            f"pickles are never opened. {_way_out(path)}"
         ) from error
     _check_columns(path, columns, expected)
     try:
         return _fields(words, columns)
     except GraphError as error:
         raise FileError(f"'{path}' does not hold a graph: {error}") from error
+
+
+def _way_out(path: Path) -> str:
+    if path.suffix not in (".pt", ".pth"):
+        return "Save the graph again."
+    return "If circuit-tracer wrote it, convert it once, with tl_circuits.graph.circuit_tracer.convert_graph(...)."
 
 
 def _words(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
