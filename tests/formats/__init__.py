@@ -9,6 +9,7 @@ from tests.formats.crosslayer_coding import write_crosslayer_coding
 from tests.formats.crosslayer_transcoder import write_crosslayer_transcoder
 from tests.formats.formulas import Written
 from tests.formats.gemma_scope import write_gemma_scope_2
+from tests.formats.saelens import write_saelens
 
 WRITERS: dict[str, Callable[[Path], Written]] = {
     "gemma-scope-2 cross-layer": lambda folder: write_gemma_scope_2(folder, cross_layer=True),
@@ -17,4 +18,5 @@ WRITERS: dict[str, Callable[[Path], Written]] = {
     "crosslayer-transcoder": write_crosslayer_transcoder,
     "crosslayer-coding": write_crosslayer_coding,
     "clt-forge": write_clt_forge,
+    "saelens": write_saelens,
 }

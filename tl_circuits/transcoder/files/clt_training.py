@@ -45,6 +45,9 @@ _COALESCED = ("concat", "per-layer")
 
 def choices(folder: Path) -> tuple[str, ...]:
     """One transcoder, or one for each seed."""
+    # SAELens calls its settings the same, and its weights otherwise.
+    if any(folder.glob("*/sae_weights.safetensors")):
+        return ()
     found = {path.parent.relative_to(folder) for path in folder.glob(f"*/{_CONFIG}")}
     if any(_number(path.name) is not None for path in found):
         return ("",)

@@ -14,6 +14,7 @@ from tl_circuits.transcoder.files.gemma_scope_1 import GEMMA_SCOPE_1
 from tl_circuits.transcoder.files.gemma_scope_2 import GEMMA_SCOPE_2
 from tl_circuits.transcoder.files.joint_topk import JOINT_TOPK
 from tl_circuits.transcoder.files.layout import Format, about_pickles, listed
+from tl_circuits.transcoder.files.saelens_folders import SAELENS
 from tl_circuits.transcoder.files.tensors import PICKLES
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -25,6 +26,7 @@ FORMATS = (
     CROSSLAYER_TRANSCODER,
     CROSSLAYER_CODING,
     CLT_FORGE,
+    SAELENS,
     JOINT_TOPK,
 )
 
