@@ -28,7 +28,7 @@ BITS = {torch.float64: torch.int64, torch.float32: torch.int32, torch.float16: t
 
 @st.composite
 def transcoders(draw: st.DrawFn) -> CrossLayerTranscoder:
-    """Any transcoder that the type allows: every activation, span and dtype, with and without skip weights."""
+    """Any transcoder that the type allows: every activation, span and dtype, with and without skips and shifts."""
     n_layers, d_model = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     n_features = draw(st.lists(st.integers(1, 6), min_size=n_layers, max_size=n_layers))
     written = [draw(st.integers(1, n_layers - layer)) for layer in range(n_layers)]
@@ -58,6 +58,7 @@ def transcoders(draw: st.DrawFn) -> CrossLayerTranscoder:
         weights(n_layers, d_model),
         activation=activation,
         W_skip=weights(n_layers, d_model, d_model) if draw(st.booleans()) else None,
+        shift=[weights(n, w) for n, w in zip(n_features, written, strict=True)] if draw(st.booleans()) else None,
         read=draw(st.sampled_from(["hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in"])),
         write="hook_mlp_out",
         model_name=draw(st.sampled_from([None, "gpt2", "1e5", "null", "a: b # ü"])),
@@ -76,9 +77,11 @@ def assert_same(found: CrossLayerTranscoder, expected: CrossLayerTranscoder) -> 
         for part, want in zip(getattr(found, name), getattr(expected, name), strict=True):
             assert_same_bits(part, want)
     assert_same_bits(found.b_dec, expected.b_dec)
-    assert (found.W_skip is None) == (expected.W_skip is None)
-    for part, want in zip(found.W_skip or (), expected.W_skip or (), strict=True):
-        assert_same_bits(part, want)
+    for name in ("W_skip", "shift"):
+        parts, wanted = getattr(found, name), getattr(expected, name)
+        assert (parts is None) == (wanted is None), name
+        for part, want in zip(parts or (), wanted or (), strict=True):
+            assert_same_bits(part, want)
     for name in ("read", "write", "model_name", "processed_weights"):
         assert getattr(found, name) == getattr(expected, name)
     assert type(found.activation) is type(expected.activation)
@@ -273,17 +276,22 @@ def test_what_is_written_holds_the_names_and_shapes_of_the_layout_and_no_more(
     )
     assert config.get("k") == (transcoder.activation.k if isinstance(transcoder.activation, TopK) else None)
     expected: dict[str, dict[str, tuple[int, ...]]] = {}
+    kind = "transcoder_set" if transcoder.is_per_layer else "cross_layer_transcoder"
+    # circuit-tracer refuses a kind that it does not know, and knows no shift.
+    assert config["model_kind"] == (kind if transcoder.shift is None else f"shifted_{kind}")
     for layer, n in enumerate(transcoder.n_features):
         if transcoder.is_per_layer:
-            assert config["model_kind"] == "transcoder_set"
             names = {"W_enc": (n, d), "W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
-            threshold, skip, file = "activation_function.threshold", "W_skip", f"layer_{layer}"
+            threshold, skip, shift, file = "activation_function.threshold", "W_skip", "shift", f"layer_{layer}"
         else:
-            assert config["model_kind"] == "cross_layer_transcoder"
             names = {f"W_enc_{layer}": (n, d), f"b_enc_{layer}": (n,), f"b_dec_{layer}": (d,)}
-            threshold, skip, file = f"threshold_{layer}", f"W_skip_{layer}", f"W_enc_{layer}"
+            file = f"W_enc_{layer}"
+            threshold, skip, shift = f"threshold_{layer}", f"W_skip_{layer}", f"shift_{layer}"
             expected[f"W_dec_{layer}"] = {f"W_dec_{layer}": (n, n_layers - layer, d)}
         names |= {threshold: (n,)} if has_threshold else {}
+        names |= (
+            {shift: (n, 1 if transcoder.is_per_layer else n_layers - layer)} if transcoder.shift is not None else {}
+        )
         expected[file] = names | ({skip: (d, d)} if transcoder.W_skip is not None else {})
     found = {file: {name: array.shape for name, array in arrays.items()} for file, arrays in files.items()}
     assert found == expected
@@ -568,6 +576,18 @@ CROSS_LAYER_FAULTS = {
         lambda f: replace(f, "W_enc_1.safetensors", W_skip_1=ONES((2, 2), np.float32)),
         r"has skip weights for layers 1 of 3 only: fetch it again",
     ),
+    "some shifts": (
+        lambda f: replace(f, "W_enc_1.safetensors", shift_1=ONES((4, 2), np.float32)),
+        r"has shifts for layers 1 of 3 only: fetch it again",
+    ),
+    "shifts of another span": (
+        lambda f: replace(f, "W_enc_1.safetensors", shift_1=ONES((4, 3), np.float32)),
+        r"shift_1 in .*W_enc_1.safetensors' has shape \(4, 3\), but \(4, 2\) was expected",
+    ),
+    "no shifts": (
+        lambda f: rewrite(f, model_kind="shifted_cross_layer_transcoder"),
+        r"W_enc_0.safetensors' holds W_enc_0, b_dec_0, b_enc_0, but no shift_0",
+    ),
     "unknown kind": (lambda f: rewrite(f, model_kind="sae"), r"model_kind: 'sae' in .* is unknown: cross_layer_transc"),
     "no hook": (lambda f: rewrite(f, feature_input_hook=None), r"feature_input_hook: None in .* names no hook point"),
     "no name": (lambda f: rewrite(f, model_name=3), r"model_name: 3 in .* is no name: give text, or leave it out"),
@@ -634,6 +654,10 @@ PER_LAYER_FAULTS = {
     "another width": (
         lambda f: replace(f, "layer_1.safetensors", W_dec=ONES((4, 3), np.float32)),
         r"W_dec in .*layer_1.safetensors' has shape \(4, 3\), but \(4, 2\) was expected",
+    ),
+    "no shifts": (
+        lambda f: rewrite(f, model_kind="shifted_transcoder_set"),
+        r"layer_0.safetensors' holds W_dec, W_enc, b_dec, b_enc, but no shift: was the file",
     ),
     "a way out": (
         lambda f: rewrite(f, transcoders=["../../secret.safetensors"] * 3),

@@ -24,6 +24,7 @@ class Run:
     normalize_io: bool = False
     divide_cross_layer: bool = False
     post_encoder_scale: bool = False
+    train_post_encoder: bool = False
     activation: str = "topk"
     hookpoints: str = "h.{}.mlp"
     hookpoints_in: str | None = None
@@ -48,11 +49,11 @@ def write_clt_training(folder: Path, run: Run) -> Written:
         config = {
             "activation": run.activation, "k": K, "d_in": D, "num_latents": F, "expansion_factor": 32,
             "transcode": True, "n_targets": run.n_targets(layer), "n_sources": len(run.sources(layer)),
-            "topk_coalesced": False, "train_post_encoder": True,
+            "topk_coalesced": False,
         }  # fmt: skip
         for name in (
             "coalesce_topk", "per_source_tied", "secondary_target_tied", "skip_connection", "normalize_io",
-            "divide_cross_layer", "post_encoder_scale",
+            "divide_cross_layer", "post_encoder_scale", "train_post_encoder",
         ):  # fmt: skip
             config[name] = getattr(run, name)
         (below / "cfg.json").write_text(json.dumps(config | run.more))
@@ -86,7 +87,7 @@ def _coder(run: Run, layer: int) -> Arrays:
         if run.skip_connection:
             arrays["W_skip"] = new(D, D)
     names = [f"s.{k}" for k in range(n_targets)] if lists_targets else [""]
-    arrays |= {f"post_enc{name}": np.zeros(F, np.float32) for name in names}
+    arrays |= {f"post_enc{name}": new(F) if run.train_post_encoder else np.zeros(F, np.float32) for name in names}
     if run.post_encoder_scale:
         arrays |= {f"post_enc_scale{name}": new(F) for name in names}
     if run.normalize_io:
@@ -119,9 +120,12 @@ class _Formula:
         groups = h.reshape(len(h), K, F // K)
         return (groups * (groups == groups.max(-1, keepdims=True))).reshape(h.shape)
 
-    def _scaled(self, features: list[np.ndarray], s: int, t: int) -> np.ndarray:
-        name = f"post_enc_scales.{t - s}" if self.run.cross_layer else "post_enc_scale"
-        return features[s] * (self.coders[s][name] if self.run.post_encoder_scale else 1)
+    def _post_encoded(self, features: list[np.ndarray], s: int, t: int) -> np.ndarray:
+        shift, scale = (
+            f"post_enc{part}s.{t - s}" if self.run.cross_layer else f"post_enc{part}" for part in ("", "_scale")
+        )
+        shifted = features[s] + self.coders[s][shift] * (features[s] > 0)
+        return shifted * (self.coders[s][scale] if self.run.post_encoder_scale else 1)
 
     def _summed(self, features: list[np.ndarray], t: int) -> np.ndarray:
         below = np.zeros_like(features[t] @ self.coders[t]["W_dec"])
@@ -130,15 +134,15 @@ class _Formula:
         for s in [*sources, t]:
             coder, k = self.coders[s], t - s
             W = coder["W_dec"] if self.run.per_source_tied or not self.run.cross_layer else coder[f"W_decs.{k}"]
-            part = self._scaled(features, s, t) @ W + coder[f"b_decs.{k}" if self.run.cross_layer else "b_dec"]
+            part = self._post_encoded(features, s, t) @ W + coder[f"b_decs.{k}" if self.run.cross_layer else "b_dec"]
             below, own = (below, part) if s == t else (below + part, own)
         y = own + below / (max(1, len(sources)) if self.run.divide_cross_layer else 1)
         if self.run.secondary_target_tied:
-            together = sum(self._scaled(features, s, t) for s in [*sources, t])
+            together = sum(self._post_encoded(features, s, t) for s in [*sources, t])
             y = y + together @ self.coders[t]["W_dec"] + self.coders[t]["b_dec"]
         return y
 
     def _coalesced(self, features: list[np.ndarray], t: int) -> np.ndarray:
-        parts = [self._scaled(features, s, t) for s in self.run.sources(t)]
+        parts = [self._post_encoded(features, s, t) for s in self.run.sources(t)]
         together = sum(parts) if self.run.coalesce_topk == "concat" else np.concatenate(parts, axis=1)
         return together @ self.coders[t]["W_dec"] + self.coders[t]["b_dec"]

@@ -18,9 +18,10 @@ def write_crosslayer_coding(
     normalization: str = "none",
     skip: bool = False,
     scale: bool = False,
+    offset: bool = False,
     file: str = "model.safetensors",
 ) -> Written:
-    """Skips between layers and feature offsets are there wherever that package makes them, and are 0."""
+    """Skips between layers are there wherever that package makes them, and are 0, as offsets are at first."""
     new = numbers()
     arrays: Arrays = {}
     for n in range(L):
@@ -34,7 +35,7 @@ def write_crosslayer_coding(
             arrays[f"decoder_module.skip_weights.{pair}"] = new(D, D) if own else np.zeros((D, D), np.float32)
     for n in range(L) if scale else ():
         arrays |= {f"decoder_module.feature_scale.{n}": new(F)}
-        arrays |= {f"decoder_module.feature_offset.{n}": np.zeros(F, np.float32)}
+        arrays |= {f"decoder_module.feature_offset.{n}": new(F) if offset else np.zeros(F, np.float32)}
     if activation == "jumprelu":
         arrays["theta_manager.log_threshold"] = new(L, F) - 1
     store(folder / file, arrays)
@@ -74,7 +75,10 @@ def write_crosslayer_coding(
             y = np.zeros_like(x[t])
             for s in range(t + 1):
                 pair = {"none": f"{s}->{t}", "per_source": str(s), "per_target": str(t)}[tying]
-                a = features[s] * of[f"decoder_module.feature_scale.{t}"] if scale else features[s]
+                a = features[s]
+                if scale:
+                    a = a + of[f"decoder_module.feature_offset.{t}"] * (a != 0)
+                    a = a * of[f"decoder_module.feature_scale.{t}"]
                 y = y + a @ of[f"decoder_module.decoders.{pair}.weight"].T
                 if tying != "per_target" or s == t:
                     y = y + of[f"decoder_module.decoders.{pair}.bias_param"]

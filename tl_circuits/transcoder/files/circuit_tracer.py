@@ -12,14 +12,20 @@ A per-layer transcoder (`model_kind: transcoder_set`; `activation: relu` or `top
     layer_{l}.safetensors   W_enc and W_dec (feature, d_model), b_enc (feature), b_dec (d_model),
                             activation_function.threshold (feature), W_skip (d_out, d_in), added as x @ W_skip.T
 
-What that layout has no place for is kept where circuit-tracer does not look: `W_skip_{l}` (d_in, d_out) beside
+A transcoder with shifts is of a kind of ours, which circuit-tracer refuses (`model_kind: shifted_cross_layer_transcoder`
+or `shifted_transcoder_set`): `shift_{l}` (feature, L−l) beside `W_enc_{l}`, or `shift` (feature, 1) in `layer_{l}`, a
+file that circuit-tracer refuses by itself where it holds a name that it does not know. Its `load_clt`, called with a
+cross-layer folder's path, reads no config.yaml, and leaves the shifts out.
+
+What else that layout has no place for is kept where circuit-tracer does not look: `W_skip_{l}` (d_in, d_out) beside
 `W_enc_{l}`, and the key `tl_circuits` of config.yaml. A feature that writes fewer layers than it could is padded with
 zeros, which says the same to circuit-tracer; BatchTopK is stored as the JumpReLU that it is at inference. Only for a
 *cross-layer* TopK or skip does circuit-tracer read less than was written: it knows neither, and takes ReLU and no skip.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,12 +38,17 @@ from tl_circuits.transcoder.files.activations import build, describe, threshold_
 from tl_circuits.transcoder.files.configs import read_yaml
 from tl_circuits.transcoder.files.folders import new_folder
 from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format, every_layer, listed, numbered
+from tl_circuits.transcoder.files.layout import Format, every_layer, listed, matching, numbered
+from tl_circuits.transcoder.files.listed import is_gemma_scope, resolve
+from tl_circuits.transcoder.files.listed import load as load_listed
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors, write_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
 CONFIG = "config.yaml"
 CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
+# circuit-tracer has no shifts, and must not take the folder for a transcoder without.
+SHIFTED = {CROSS_LAYER: f"shifted_{CROSS_LAYER}", PER_LAYER: f"shifted_{PER_LAYER}"}
+_KINDS = (CROSS_LAYER, PER_LAYER, *SHIFTED.values())
 _THRESHOLD = "activation_function.threshold"
 
 
@@ -66,14 +77,25 @@ def choices(folder: Path) -> tuple[str, ...]:
 def load(folder: Path) -> CrossLayerTranscoder:
     """Read the folder; see `tl_circuits.load_transcoder`."""
     config = _read_config(folder)
-    layers = _read_cross_layer(folder) if config["model_kind"] == CROSS_LAYER else _read_per_layer(folder, config)
+    paths = resolve(config.get("transcoders") or [], folder / CONFIG)
+    if is_gemma_scope(paths):
+        return load_listed(
+            folder,
+            paths,
+            read=config["feature_input_hook"],
+            write=config["feature_output_hook"],
+            model_name=config.get("model_name"),
+        )
+    kind = config["model_kind"]
+    shifted = kind in SHIFTED.values()
+    if kind in (CROSS_LAYER, SHIFTED[CROSS_LAYER]):
+        layers = _read_cross_layer(folder, shifted=shifted)
+    else:
+        layers = _read_per_layer(folder, paths, shifted=shifted)
     ours = _read_ours(folder, config, layers)
     return assemble(
         folder,
-        [
-            replace(layer.weights, W_dec=layer.weights.W_dec[:, :written])
-            for layer, written in zip(layers, ours["written"], strict=True)
-        ],
+        [layer.weights.up_to(written) for layer, written in zip(layers, ours["written"], strict=True)],
         _activation(folder, config, ours, layers),
         read=config["feature_input_hook"],
         write=config["feature_output_hook"],
@@ -95,9 +117,10 @@ class _Layer:
 
 
 def _describe(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
+    kind = PER_LAYER if transcoder.is_per_layer else CROSS_LAYER
     config: dict[str, Any] = {
         "model_name": transcoder.model_name,
-        "model_kind": PER_LAYER if transcoder.is_per_layer else CROSS_LAYER,
+        "model_kind": kind if transcoder.shift is None else SHIFTED[kind],
         "feature_input_hook": transcoder.read,
         "feature_output_hook": transcoder.write,
         "scan": None,
@@ -120,23 +143,27 @@ def _describe(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
 
 
 def _write_cross_layer(transcoder: CrossLayerTranscoder, layer: int, folder: Path) -> None:
+    whole = transcoder.n_layers - layer
     tensors: dict[str, Tensor | None] = {
         f"W_enc_{layer}": transcoder.W_enc[layer],
         f"b_enc_{layer}": transcoder.b_enc[layer],
         f"b_dec_{layer}": transcoder.b_dec[layer],
         f"threshold_{layer}": threshold_at(transcoder.activation, layer, transcoder.n_features[layer]),
         f"W_skip_{layer}": None if transcoder.W_skip is None else transcoder.W_skip[layer],
+        f"shift_{layer}": None if transcoder.shift is None else _padded(transcoder.shift[layer], to=whole),
     }
     write_tensors(folder / f"W_enc_{layer}.safetensors", _present(tensors))
-    rows = transcoder.W_dec[layer]
-    missing = transcoder.n_layers - layer - rows.shape[1]
-    if missing:
-        rows = torch.cat([rows, rows.new_zeros(len(rows), missing, transcoder.d_model)], dim=1)
-    write_tensors(folder / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": rows})
+    write_tensors(folder / f"W_dec_{layer}.safetensors", {f"W_dec_{layer}": _padded(transcoder.W_dec[layer], to=whole)})
+
+
+def _padded(written: Tensor, *, to: int) -> Tensor:
+    """What a layer says of the layers that it writes, with zeros for those up to the last that it does not."""
+    missing = to - written.shape[1]
+    return torch.cat([written, written.new_zeros(len(written), missing, *written.shape[2:])], 1) if missing else written
 
 
 def _write_per_layer(transcoder: CrossLayerTranscoder, layer: int, folder: Path) -> None:
-    # circuit-tracer refuses a layer file with a name that it does not know, so nothing may be added here.
+    # circuit-tracer refuses a layer file with a name that it does not know, so nothing may be added that it can miss.
     tensors: dict[str, Tensor | None] = {
         "W_enc": transcoder.W_enc[layer],
         "W_dec": transcoder.W_dec[layer].squeeze(1),
@@ -144,6 +171,7 @@ def _write_per_layer(transcoder: CrossLayerTranscoder, layer: int, folder: Path)
         "b_dec": transcoder.b_dec[layer],
         _THRESHOLD: threshold_at(transcoder.activation, layer, transcoder.n_features[layer]),
         "W_skip": None if transcoder.W_skip is None else transcoder.W_skip[layer].T,
+        "shift": None if transcoder.shift is None else transcoder.shift[layer],
     }
     write_tensors(folder / f"layer_{layer}.safetensors", _present(tensors))
 
@@ -168,8 +196,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     config = dict(read_yaml(path).settings)
     kind = config.get("model_kind")
-    if kind not in (CROSS_LAYER, PER_LAYER):
-        raise FileError(f"model_kind: {kind!r} in '{path}' is unknown: {CROSS_LAYER} and {PER_LAYER} are read.")
+    if kind not in _KINDS:
+        raise FileError(f"model_kind: {kind!r} in '{path}' is unknown: {', '.join(_KINDS)} are read.")
     for name in ("feature_input_hook", "feature_output_hook"):
         if not isinstance(config.get(name), str):
             raise FileError(
@@ -180,7 +208,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_cross_layer(folder: Path) -> list[_Layer]:
+def _read_cross_layer(folder: Path, *, shifted: bool) -> list[_Layer]:
     encoders, decoders = _numbered(folder, "W_enc"), _numbered(folder, "W_dec")
     n_layers, d_model = len(encoders), None
     if len(decoders) != n_layers:
@@ -202,12 +230,14 @@ def _read_cross_layer(folder: Path) -> list[_Layer]:
         W_dec = decoder.get(f"W_dec_{layer}", n_features, n_layers - layer, d_model)
         threshold = encoder.get(f"threshold_{layer}", n_features) if f"threshold_{layer}" in encoder.shapes else None
         W_skip = encoder.get(f"W_skip_{layer}", d_model, d_model) if f"W_skip_{layer}" in encoder.shapes else None
-        layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip), threshold))
+        has_shift = shifted or f"shift_{layer}" in encoder.shapes
+        shift = encoder.get(f"shift_{layer}", n_features, n_layers - layer) if has_shift else None
+        layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip, shift), threshold))
     return layers
 
 
-def _read_per_layer(folder: Path, config: dict[str, Any]) -> list[_Layer]:
-    files = [open_tensors(path) for path in _listed_paths(folder, config)] or _numbered(folder, "layer")
+def _read_per_layer(folder: Path, paths: Sequence[Path], *, shifted: bool) -> list[_Layer]:
+    files = [open_tensors(path) for path in paths] or _numbered(folder, "layer")
     d_model, layers = None, []
     for file in files:
         W_enc = file.get("W_enc", None, d_model)
@@ -217,7 +247,8 @@ def _read_per_layer(folder: Path, config: dict[str, Any]) -> list[_Layer]:
         threshold = file.get(_THRESHOLD, n_features) if _THRESHOLD in file.shapes else None
         W_skip = file.get("W_skip", d_model, d_model).T if "W_skip" in file.shapes else None
         k = int(file.get("k", dtypes=("I64", "I32"))) if "k" in file.shapes else None
-        layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip), threshold, k))
+        shift = file.get("shift", n_features, 1) if shifted or "shift" in file.shapes else None
+        layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip, shift), threshold, k))
     return layers
 
 
@@ -225,29 +256,6 @@ def _numbered(folder: Path, stem: str) -> list[TensorFile]:
     """The files `{stem}_{l}.safetensors`, in the order of l."""
     found = numbered(folder, rf"{stem}_(\d+)\.safetensors")
     return [open_tensors(path) for path in every_layer(folder, found, f"{stem}_{{}}.safetensors")]
-
-
-def _listed_paths(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The files that `transcoders` names, one per layer, all inside the folder."""
-    entries = config.get("transcoders") or []
-    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise FileError(f"transcoders: {entries!r} in '{folder / CONFIG}' is not a list of file names, one per layer.")
-    for entry in entries:
-        path = PurePosixPath(entry.replace("\\", "/"))
-        if "://" in entry:
-            raise FileError(
-                f"'{entry}' in '{folder / CONFIG}' lies elsewhere, and this version reads local files only: download "
-                "it into the folder and name it there."
-            )
-        if path.is_absolute() or ".." in path.parts or ":" in entry:
-            raise FileError(
-                f"'{entry}' in '{folder / CONFIG}' leads out of the folder, so it was not opened: name a file in it."
-            )
-        if path.suffix != ".safetensors" or not (folder / path).is_file():
-            raise FileError(
-                f"'{entry}' in '{folder / CONFIG}' is no safetensors file in the folder: it holds {listed(folder)}."
-            )
-    return [folder / entry for entry in entries]
 
 
 def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> dict[str, Any]:
@@ -303,4 +311,9 @@ def _span(n_layers: int) -> str:
     return f"0 to {n_layers - 1}"
 
 
-CIRCUIT_TRACER = Format("circuit-tracer", choices, lambda folder, _: load(folder))
+CIRCUIT_TRACER = Format(
+    "circuit-tracer",
+    choices,
+    matching(CONFIG, "W_enc_*.safetensors", "W_dec_*.safetensors", "layer_*.safetensors"),
+    lambda folder, _: load(folder),
+)

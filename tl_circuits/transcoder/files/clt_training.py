@@ -8,15 +8,17 @@
                                       post_encs.{k}, post_enc_scale or post_enc_scales.{k} (feature), in_norm, out_norm
 
     x̂ = x·√d/in_norm,  a = the k largest of max(encoder(x̂), 0), or for groupmax the largest of each of k groups
-    z^t = Σ_{s≤t} (W^{s→t} (a^s·scale) + b^{s→t}) (+ W_skip x̂^t),  ŷ^t = z^t·out_norm^t/√d
+    z^t = Σ_{s≤t} (W^{s→t} ((a^s + post_enc·1[a^s > 0])·scale) + b^{s→t}) (+ W_skip x̂^t),  ŷ^t = z^t·out_norm^t/√d
 
 - untied: W^{s→t} is W_decs.{t−s} of s; `per_source_tied`: W_dec of s for every t. b^{s→t} is b_decs.{t−s} of s.
 - `coalesce_topk: concat`: W_dec of t for every s; `per-layer`: the part of W_dec of t that is s's. b_dec of t, once.
 - `divide_cross_layer` divides what comes from below by the number of layers that it comes from.
 - `secondary_target_tied` adds W_decs.0, b_decs.0 and W_skips.0 of t once more, for all sources together.
+- post_enc and scale are those of the source for its target, post_encs.{t−s} of s, however decoders are tied: what ties
+  adds up to one W^{s→t} has one shift. Files from before there was a post-encoder have none, which means 0.
 
-What is refused, with the reason: post-encoder shifts other than 0, skips between layers, a top-k over several layers
-(`topk_coalesced`), BatchTopK, of which no threshold is stored, and a k that differs between layers.
+What is refused, with the reason: skips between layers, a top-k over several layers (`topk_coalesced`), BatchTopK, of
+which no threshold is stored, and a k that differs between layers.
 """
 
 import math
@@ -33,9 +35,9 @@ from tl_circuits.transcoder.files.activations import build
 from tl_circuits.transcoder.files.configs import Config, read_json
 from tl_circuits.transcoder.files.folding import Normalisation, fold
 from tl_circuits.transcoder.files.hf_names import read_point, write_point
-from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format, every_layer
-from tl_circuits.transcoder.files.refusals import BETWEEN_LAYERS, JOINT, SHIFTED, refuse_nonzero
+from tl_circuits.transcoder.files.layers import Layer, assemble, without_zero_shifts
+from tl_circuits.transcoder.files.layout import Format, every_layer, matching
+from tl_circuits.transcoder.files.refusals import BETWEEN_LAYERS, JOINT, refuse_nonzero
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -66,7 +68,7 @@ def load(folder: Path, choice: str) -> CrossLayerTranscoder:
     read, write, model_name = _places(folder, folders)
     return assemble(
         folder,
-        fold(layers, run.normalisation()),
+        without_zero_shifts(fold(layers, run.normalisation())),
         run.activation(),
         read=read,
         write=write,
@@ -129,13 +131,16 @@ class _Coder:
         return self.file.get(listed if listed in self.file.shapes or k > 0 else name, *shape)
 
     def scaled(self, rows: Tensor, k: int) -> Tensor:
-        """Decoder rows times the post-encoder's scale for the k-th target; its shift has to be 0."""
-        name = f"post_encs.{k}" if f"post_encs.{k}" in self.file.shapes else "post_enc"
-        if name in self.file.shapes:
-            refuse_nonzero(self.file, name, (self.n_features,), SHIFTED)
+        """Decoder rows times the post-encoder's scale for the k-th target."""
         if not self.config.flag("post_encoder_scale", False):
             return rows
         return rows * self.part("post_enc_scale", k, self.n_features)[:, None]
+
+    def shift(self) -> Tensor:
+        """The post-encoder's shifts for all targets: (feature, layers written)."""
+        if self.file.shapes.keys().isdisjoint({"post_enc", "post_encs.0"}):
+            return torch.zeros(self.n_features, self.n_targets)
+        return torch.stack([self.part("post_enc", k, self.n_features) for k in range(self.n_targets)], dim=1)
 
     def decoder(self, k: int) -> Tensor:
         """What its own file says of the k-th target: (feature, d_model)."""
@@ -185,6 +190,7 @@ class _Run:
             torch.stack([self._rows(number, target) for target in targets], dim=1),
             self._bias(number),
             skip if skip is None or not self._is_twice(coder) else 2 * skip,
+            coder.shift(),
         )
 
     def _is_twice(self, target: _Coder) -> bool:
@@ -279,4 +285,9 @@ def _places(folder: Path, folders: list[Path]) -> tuple[str, str, str | None]:
     return reads.pop(), writes.pop(), model_name
 
 
-CLT_TRAINING = Format("clt-training", choices, load)
+CLT_TRAINING = Format(
+    "clt-training",
+    choices,
+    matching(_RUN, *(f"{at}/{name}" for at in ("*", "*/{}") for name in (_CONFIG, _WEIGHTS))),
+    load,
+)

@@ -10,14 +10,13 @@
     theta_manager.log_threshold (L, feature)
 
     untied      ŷ^t = Σ_{s≤t} W[s->t] a^s + b[s->t]
-    per_source  ŷ^t = Σ_{s≤t} W[s] (a^s·scale^t) + b[s]
-    per_target  ŷ^t = Σ_{s≤t} W[t] (a^s·scale^t) + b[t]
+    per_source  ŷ^t = Σ_{s≤t} W[s] ((a^s + offset^t·1[a^s ≠ 0])·scale^t) + b[s]
+    per_target  ŷ^t = Σ_{s≤t} W[t] ((a^s + offset^t·1[a^s ≠ 0])·scale^t) + b[t]
 
 a is max(h, 0), h·1[h ≥ exp(log_threshold)] (here >: the two differ only where h equals the threshold to the last bit)
 or, with `topk_mode: per_layer`, the k largest of each layer, as that package's table of activations defines it. What
-is refused, because a feature's write would not be a multiple of its activation, or not decided by its own layer:
-feature offsets other than 0, skips between layers, top-k over all layers together (topk_mode: global), and BatchTopK,
-for which that package has a conversion to JumpReLU.
+is refused, because it would join layers that are apart here: skips between layers, top-k over all layers together
+(topk_mode: global), and BatchTopK, for which that package has a conversion to JumpReLU.
 Our decoders have features as rows, so the weights are put together in memory.
 """
 
@@ -36,9 +35,9 @@ from tl_circuits.transcoder.files.activations import build, jump_relu
 from tl_circuits.transcoder.files.configs import Config, read_json
 from tl_circuits.transcoder.files.folding import Normalisation, fold
 from tl_circuits.transcoder.files.hf_names import read_point, write_point
-from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format
-from tl_circuits.transcoder.files.refusals import BETWEEN_LAYERS, SHIFTED, refuse_nonzero
+from tl_circuits.transcoder.files.layers import Layer, assemble, without_zero_shifts
+from tl_circuits.transcoder.files.layout import Format, matching
+from tl_circuits.transcoder.files.refusals import BETWEEN_LAYERS, refuse_nonzero
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -71,7 +70,7 @@ def load(folder: Path, choice: str) -> CrossLayerTranscoder:
     reader = _Reader(
         config, open_tensors(path), config.count("num_layers"), config.count("num_features"), config.count("d_model")
     )
-    layers = [reader.layer(number) for number in range(reader.n_layers)]
+    layers = without_zero_shifts([reader.layer(number) for number in range(reader.n_layers)])
     by = _normalisation(config, reader.n_layers, reader.d_model)
     read, write = _places(config)
     return assemble(
@@ -117,6 +116,7 @@ class _Reader:
             torch.stack([self._rows(number, target) for target in range(number, self.n_layers)], dim=1),
             b_dec,
             self._skip(number),
+            self._shift(number),
         )
 
     def _name(self, source: int, target: int) -> str:
@@ -130,12 +130,17 @@ class _Reader:
         rows = self.file.get(f"{self._name(source, target)}.weight", self.d_model, self.n_features).T
         if self.tying == "none":
             return rows
-        if self.config.flag("enable_feature_offset", False):
-            name = f"{_DECODER}.feature_offset.{target}"
-            refuse_nonzero(self.file, name, (self.n_features,), SHIFTED)
         if self.config.flag("enable_feature_scale", False):
             rows = rows * self.file.get(f"{_DECODER}.feature_scale.{target}", self.n_features)[:, None]
         return rows
+
+    def _shift(self, number: int) -> Tensor | None:
+        if self.tying == "none" or not self.config.flag("enable_feature_offset", False):
+            return None
+        offsets = range(number, self.n_layers)
+        return torch.stack(
+            [self.file.get(f"{_DECODER}.feature_offset.{target}", self.n_features) for target in offsets], dim=1
+        )
 
     def _skip(self, number: int) -> Tensor | None:
         if not self.config.flag("skip_connection", False):
@@ -239,4 +244,4 @@ def _places(config: Config) -> tuple[str, str]:
     return points[0], points[1]
 
 
-CROSSLAYER_CODING = Format("crosslayer-coding", choices, load)
+CROSSLAYER_CODING = Format("crosslayer-coding", choices, matching(_CONFIG, _STATISTICS, "{}.safetensors"), load)

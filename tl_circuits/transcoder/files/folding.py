@@ -27,7 +27,8 @@ def fold(layers: Sequence[Layer], by: Normalisation) -> list[Layer]:
     """The same transcoder for x and y as they are in the model. Its own units of activation stay as they were.
 
         W_enc x̂ + b_enc = (W_enc·read_scale) x + (b_enc − W_enc read_shift)
-        ŷ^t·write_scale^t + write_shift^t: every decoder that writes layer t, b_dec^t and the skip into t are scaled
+        ŷ^t·write_scale^t + write_shift^t: every decoder that writes layer t, b_dec^t and the skip into t are scaled;
+        shifts are in units of activation, and stay
 
     Weights of 16 bits become float32, since scaling them in 16 would round; what is not changed stays mapped.
     """

@@ -1,7 +1,7 @@
 """What the files of any format hold of one layer, and the step from all layers to a transcoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,18 @@ class Layer:
     W_dec: Float[Tensor, "feature written d_model"]
     b_dec: Float[Tensor, " d_model"]
     W_skip: Float[Tensor, "d_model d_model"] | None = None
+    shift: Float[Tensor, "feature written"] | None = None
+
+    def up_to(self, written: int) -> "Layer":
+        """The same layer with only so many of the layers that it writes."""
+        shift = None if self.shift is None else self.shift[:, :written]
+        return replace(self, W_dec=self.W_dec[:, :written], shift=shift)
+
+
+def without_zero_shifts(layers: Sequence[Layer]) -> list[Layer]:
+    """The same layers, without shifts where all of them are 0: such shifts were never trained."""
+    shifted = any(layer.shift is not None and bool(layer.shift.any()) for layer in layers)
+    return list(layers) if shifted else [replace(layer, shift=None) for layer in layers]
 
 
 def assemble(
@@ -34,10 +46,8 @@ def assemble(
     processed_weights: bool = False,
 ) -> CrossLayerTranscoder:
     """The transcoder of these layers. Raises `FileError`, quoting `source`, where they make none."""
-    has_skip = [layer.W_skip is not None for layer in layers]
-    if any(has_skip) and not all(has_skip):
-        there = ", ".join(str(number) for number, flag in enumerate(has_skip) if flag)
-        raise FileError(f"'{source}' has skip weights for layers {there} of {len(layers)} only: fetch it again.")
+    W_skip = _of_all_or_none(source, "skip weights", [layer.W_skip for layer in layers])
+    shift = _of_all_or_none(source, "shifts", [layer.shift for layer in layers])
     try:
         return CrossLayerTranscoder(
             [layer.W_enc for layer in layers],
@@ -45,7 +55,8 @@ def assemble(
             [layer.W_dec for layer in layers],
             torch.stack([layer.b_dec for layer in layers]),
             activation=activation,
-            W_skip=[layer.W_skip for layer in layers if layer.W_skip is not None] if all(has_skip) else None,
+            W_skip=W_skip,
+            shift=shift,
             read=read,
             write=write,
             model_name=model_name,
@@ -53,3 +64,11 @@ def assemble(
         )
     except (FitError, SettingError) as error:
         raise FileError(f"'{source}' holds weights that make no transcoder. {error}") from error
+
+
+def _of_all_or_none(source: object, what: str, parts: Sequence[Tensor | None]) -> list[Tensor] | None:
+    found = {number: part for number, part in enumerate(parts) if part is not None}
+    if found and len(found) < len(parts):
+        there = ", ".join(map(str, found))
+        raise FileError(f"'{source}' has {what} for layers {there} of {len(parts)} only: fetch it again.")
+    return list(found.values()) or None

@@ -3,10 +3,6 @@
 from tl_circuits.errors import FileError
 from tl_circuits.transcoder.files.tensors import TensorFile
 
-SHIFTED = (
-    "it is added to what a feature writes whenever the feature is active, whereas here a write is a multiple of the "
-    "activation, on which attribution and steering rest"
-)
 BETWEEN_LAYERS = (
     "it is a linear path from one layer's input to another layer's output, whereas here a skip stays in its layer"
 )
