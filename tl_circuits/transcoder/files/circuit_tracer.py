@@ -12,10 +12,10 @@ A per-layer transcoder (`model_kind: transcoder_set`; `activation: relu` or `top
     layer_{l}.safetensors   W_enc and W_dec (feature, d_model), b_enc (feature), b_dec (d_model),
                             activation_function.threshold (feature), W_skip (d_out, d_in), added as x @ W_skip.T
 
-A transcoder with shifts is of a kind of ours, which circuit-tracer refuses (`model_kind: shifted_cross_layer_transcoder`
-or `shifted_transcoder_set`): `shift_{l}` (feature, L−l) beside `W_enc_{l}`, or `shift` (feature, 1) in `layer_{l}`, a
-file that circuit-tracer refuses by itself where it holds a name that it does not know. Its `load_clt`, called with a
-cross-layer folder's path, reads no config.yaml, and leaves the shifts out.
+A transcoder with shifts has a `model_kind` of ours, `shifted_cross_layer_transcoder` or `shifted_transcoder_set`, which
+circuit-tracer refuses: `shift_{l}` (feature, L−l) lies beside `W_enc_{l}`, or `shift` (feature, 1) in `layer_{l}`,
+where circuit-tracer refuses any name that it does not know. Only its `load_clt`, called with the path of a folder,
+reads no config.yaml and leaves the shifts of a cross-layer transcoder out.
 
 What else that layout has no place for is kept where circuit-tracer does not look: `W_skip_{l}` (d_in, d_out) beside
 `W_enc_{l}`, and the key `tl_circuits` of config.yaml. A feature that writes fewer layers than it could is padded with
@@ -38,7 +38,7 @@ from tl_circuits.transcoder.files.activations import build, describe, threshold_
 from tl_circuits.transcoder.files.configs import read_yaml
 from tl_circuits.transcoder.files.folders import new_folder
 from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format, every_layer, listed, matching, numbered
+from tl_circuits.transcoder.files.layout import Format, every_layer, listed, numbered
 from tl_circuits.transcoder.files.listed import is_gemma_scope, resolve
 from tl_circuits.transcoder.files.listed import load as load_listed
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors, write_tensors
@@ -49,6 +49,7 @@ CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
 # circuit-tracer has no shifts, and must not take the folder for a transcoder without.
 SHIFTED = {CROSS_LAYER: f"shifted_{CROSS_LAYER}", PER_LAYER: f"shifted_{PER_LAYER}"}
 _KINDS = (CROSS_LAYER, PER_LAYER, *SHIFTED.values())
+_STEMS = ("W_enc", "W_dec", "layer")
 _THRESHOLD = "activation_function.threshold"
 
 
@@ -65,8 +66,7 @@ def save(transcoder: CrossLayerTranscoder, folder: Path, *, overwrite: bool = Fa
 
 def choices(folder: Path) -> tuple[str, ...]:
     """`("",)` where the folder is in this layout, or looks as if it were meant to be; else nothing."""
-    stems = ("W_enc", "W_dec", "layer")
-    has_weights = any(numbered(folder, rf"{stem}_(\d+)\.safetensors") for stem in stems)
+    has_weights = any(_found(folder, stem) for stem in _STEMS)
     # These mark other formats, whose files are named alike.
     if (folder / "W_dec_norm.safetensors").is_file():
         return ()
@@ -254,8 +254,21 @@ def _read_per_layer(folder: Path, paths: Sequence[Path], *, shifted: bool) -> li
 
 def _numbered(folder: Path, stem: str) -> list[TensorFile]:
     """The files `{stem}_{l}.safetensors`, in the order of l."""
-    found = numbered(folder, rf"{stem}_(\d+)\.safetensors")
-    return [open_tensors(path) for path in every_layer(folder, found, f"{stem}_{{}}.safetensors")]
+    return [open_tensors(path) for path in _ordered(folder, stem)]
+
+
+def _ordered(folder: Path, stem: str) -> list[Path]:
+    return every_layer(folder, _found(folder, stem), f"{stem}_{{}}.safetensors")
+
+
+def _found(folder: Path, stem: str) -> dict[int, Path]:
+    return numbered(folder, rf"{stem}_(\d+)\.safetensors")
+
+
+def _files(folder: Path, _: str) -> list[Path]:
+    """The config, and of those kinds of files that are there, one for each layer."""
+    weights = [path for stem in _STEMS if _found(folder, stem) for path in _ordered(folder, stem)]
+    return [*filter(Path.is_file, [folder / CONFIG]), *weights]
 
 
 def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> dict[str, Any]:
@@ -311,9 +324,4 @@ def _span(n_layers: int) -> str:
     return f"0 to {n_layers - 1}"
 
 
-CIRCUIT_TRACER = Format(
-    "circuit-tracer",
-    choices,
-    matching(CONFIG, "W_enc_*.safetensors", "W_dec_*.safetensors", "layer_*.safetensors"),
-    lambda folder, _: load(folder),
-)
+CIRCUIT_TRACER = Format("circuit-tracer", choices, _files, lambda folder, _: load(folder))
