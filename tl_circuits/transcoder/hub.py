@@ -103,6 +103,12 @@ def fetch(listing: Listing, paths: Iterable[str]) -> Path:
     import huggingface_hub
 
     address, paths = listing.address, sorted(set(paths))
+    unlisted = [path for path in paths if path not in listing.sizes]
+    if unlisted and not listing.offline:
+        raise FileError(
+            f"'{address}' has no '{unlisted[0]}', one of {len(unlisted)} of {len(paths)} files that it lacks: look at "
+            "the repository's files, or give another revision."
+        )
     missing = [path for path in paths if cached(address, path) is None]
     if missing and listing.offline:
         raise FileError(

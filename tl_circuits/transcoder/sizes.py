@@ -1,7 +1,9 @@
 """How many bytes a release's transcoders are, from the listing of its repository."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
+from tl_circuits.errors import FileError
 from tl_circuits.transcoder import hub
 from tl_circuits.transcoder.files.formats import everything
 from tl_circuits.transcoder.load import names_of, outlined
@@ -28,14 +30,15 @@ def measure(release: Release, *, ask: bool) -> dict[str, int]:
 
 
 def _of_repository(listing: hub.Listing) -> dict[str, int]:
+    sizes = {}
     with outlined(listing) as outline:
-        files = {found.label: names_of(found, outline) for found in everything(outline)}
-    # A config may list files of other repositories, whose sizes are not known here.
-    return {
-        label: sum(listing.sizes[name] for name in names)
-        for label, names in files.items()
-        if any(name.endswith(_WEIGHTS) for name in names)
-    }
+        for found in everything(outline):
+            # Layers may be missing; and a config may list files of other repositories, whose sizes are not known here.
+            with suppress(FileError):
+                names = names_of(found, outline)
+                if any(name.endswith(_WEIGHTS) for name in names):
+                    sizes[found.label] = sum(listing.sizes.get(name, 0) for name in names)
+    return sizes
 
 
 def _under(sizes: Mapping[str, int], paths: tuple[str, ...]) -> int | None:

@@ -61,15 +61,20 @@ def load_folder(folder: str | Path, *, variant: str | None = None) -> CrossLayer
     return find(_existing(folder), variant=variant).load()
 
 
+def everything(folder: Path) -> list[Found]:
+    """Every transcoder in a folder, told from the names of its files. Raises `FileError` where it cannot be read."""
+    try:
+        return list(_search(folder, folder, depth=2))
+    except OSError as error:
+        raise FileError(f"'{folder}' cannot be looked through ({error}): check that it may be read.") from error
+
+
 def find(folder: Path, *, variant: str | None = None) -> Found:
     """The one transcoder that `variant` names, or that lies in the folder alone, told from the names of its files.
 
     Raises `FileError` where there is none, or where there are more.
     """
-    try:
-        found = list(_search(folder, folder, depth=2))
-    except OSError as error:
-        raise FileError(f"'{folder}' cannot be looked through ({error}): check that it may be read.") from error
+    found = everything(folder)
     if not found:
         raise FileError(
             f"'{folder}' holds {listed(folder)}, and no transcoder in a format that is read "
@@ -107,14 +112,14 @@ def _existing(source: str | Path) -> Path:
     if folder.suffix.lower() in PICKLES:
         raise FileError(
             f"'{source}' is a {folder.suffix} file. Such files can run code when they are opened, so tl_circuits does "
-            "not: convert it to safetensors where you trust it, and give the folder. For transcoders by Dunefsky et "
-            "al., tl_circuits.transcoder.files.convert does so without running any."
+            "not: convert it to safetensors where you trust it, and give the folder. `tl-circuits convert` does so "
+            "without running any, for the transcoders of Dunefsky et al. and for circuit-tracer's graphs."
         )
     if folder.is_file():
         raise FileError(f"'{source}' is a file: give the folder that holds it, '{folder.parent}'.")
     if not folder.is_dir():
         raise FileError(
-            f"There is no folder '{source}' on this machine. This version loads transcoders from local folders only: "
-            "download a hub repository first, then give the path of its folder."
+            f"There is no folder '{source}' on this machine: check the path. Releases and repositories are given as "
+            "text, such as 'org/name'."
         )
     return folder

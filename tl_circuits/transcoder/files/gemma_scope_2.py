@@ -24,7 +24,7 @@ from tl_circuits.transcoder.files.activations import jump_relu
 from tl_circuits.transcoder.files.configs import Config, read_json
 from tl_circuits.transcoder.files.hf_names import read_point, write_point
 from tl_circuits.transcoder.files.layers import Layer, assemble
-from tl_circuits.transcoder.files.layout import Format, every_layer, matching, numbered
+from tl_circuits.transcoder.files.layout import Format, every_layer, numbered
 from tl_circuits.transcoder.files.tensors import TensorFile, open_tensors
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
@@ -45,23 +45,37 @@ def choices(folder: Path) -> tuple[str, ...]:
 
 def load(folder: Path, choice: str) -> CrossLayerTranscoder:
     """Read a cross-layer transcoder, or all layers of one width and sparsity."""
-    cross_layer = numbered(folder, _CROSS_LAYER)
-    if cross_layer:
-        files = [open_tensors(path) for path in every_layer(folder, cross_layer, "params_layer_{}.safetensors")]
-        configs = [folder / _CONFIG]
-    else:
-        found = every_layer(folder, numbered(folder, rf"layer_(\d+)_{re.escape(choice)}"), f"layer_{{}}_{choice}")
-        files = [open_tensors(path / "params.safetensors") for path in found]
-        configs = [path / _CONFIG for path in found]
+    weights = _weights(folder, choice)
+    files = [open_tensors(path) for path in weights]
+    configs = _configs(weights)
     layers, thresholds, d_model = [], [], None
     for number, file in enumerate(files):
         layer, threshold = read_layer(file, number, d_model, len(files))
         d_model = len(layer.b_dec)
         layers.append(layer)
         thresholds.append(threshold)
-    read, write, model_name = _places([read_json(path) for path in configs if path.is_file()])
+    read, write, model_name = _places([read_json(path) for path in configs])
     activation = jump_relu(thresholds, folder, rectified=True)
     return assemble(folder, layers, activation, read=read, write=write, model_name=model_name)
+
+
+def _weights(folder: Path, choice: str) -> list[Path]:
+    """The weights of every layer, in order."""
+    if not choice:
+        return every_layer(folder, numbered(folder, _CROSS_LAYER), "params_layer_{}.safetensors")
+    found = every_layer(folder, numbered(folder, rf"layer_(\d+)_{re.escape(choice)}"), f"layer_{{}}_{choice}")
+    return [path / "params.safetensors" for path in found]
+
+
+def _configs(weights: Sequence[Path]) -> list[Path]:
+    """Those that lie beside the weights, each once."""
+    beside = dict.fromkeys(path.parent / _CONFIG for path in weights)
+    return [path for path in beside if path.is_file()]
+
+
+def _files(folder: Path, choice: str) -> list[Path]:
+    weights = _weights(folder, choice)
+    return [*weights, *_configs(weights)]
 
 
 def read_layer(file: TensorFile, number: int, d_model: int | None, n_layers: int) -> tuple[Layer, Tensor]:
@@ -137,9 +151,4 @@ def _hub_name(name: str | None) -> str | None:
     return hub.removesuffix("-pt") if "270m" in hub else hub
 
 
-GEMMA_SCOPE_2 = Format(
-    "gemma-scope-2",
-    choices,
-    matching(_CONFIG, "params_layer_*.safetensors", "layer_*_{}/params.safetensors", f"layer_*_{{}}/{_CONFIG}"),
-    load,
-)
+GEMMA_SCOPE_2 = Format("gemma-scope-2", choices, _files, load)

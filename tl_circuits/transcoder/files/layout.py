@@ -15,9 +15,9 @@ class Format:
     """One layout of files.
 
     `choices(folder)` names the transcoders that lie in a folder in this format: nothing where it is not in this
-    format, `("",)` where it holds one. `files(folder, choice)` are those that one of them is made of. Both look at the
-    names of files alone, so that they serve for a listing of files that are yet to be fetched. `load(folder, choice)`
-    reads one of them.
+    format, `("",)` where it holds one. `files(folder, choice)` are those that one of them is made of; it raises
+    `FileError` where a layer is missing among them. Both look at the names of files alone, so that they serve for a
+    listing of files that are yet to be fetched. `load(folder, choice)` reads one of them.
     """
 
     name: str
@@ -66,4 +66,9 @@ def listed(folder: Path) -> str:
 def about_pickles(folder: Path) -> str:
     """A sentence on the pickles in a folder, where there are any."""
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
-    return f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors." if pickled else ""
+    if not pickled:
+        return ""
+    return (
+        f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors (`tl-circuits convert` "
+        "does so for the transcoders of Dunefsky et al., in a folder)."
+    )

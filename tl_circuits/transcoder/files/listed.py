@@ -4,6 +4,7 @@ SAELens's registry names a file for each layer, and so do some configs of circui
 repositories: `transcoders: [hf://google/gemma-scope-2b-pt-transcoders/layer_0/width_16k/average_l0_76/params.npz, …]`.
 """
 
+import posixpath
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -75,8 +76,11 @@ def _fetch(uris: Sequence[str], config: Path) -> dict[str, Path]:
         wanted[hub.Address(address.repo, address.revision)].append((uri, path))
     found = {}
     for address, pairs in wanted.items():
-        folder = hub.fetch(hub.list_files(address), [path for _, path in pairs])
-        found |= {uri: folder / path for uri, path in pairs}
+        # Only the folder that holds them all is listed: the repository may hold thousands of files.
+        top = posixpath.commonpath([posixpath.dirname(path) for _, path in pairs])
+        below = {uri: posixpath.relpath(path, top or ".") for uri, path in pairs}
+        folder = hub.fetch(hub.list_files(hub.Address(address.repo, address.revision, top)), below.values())
+        found |= {uri: folder / path for uri, path in below.items()}
     return found
 
 
