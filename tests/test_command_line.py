@@ -136,7 +136,13 @@ def test_a_report_is_json_that_keeps_tokens_as_they_are() -> None:
         (("trace", "--prompt", "x", "--prune-edges", "nan"), "nan is no share"),
         (("trace", "--prompt", "x", "--max-features", "0"), "--max-features"),
         (("trace", "--prompt", "x", "--class", "jax"), "jax"),
-        (("trace", "--prompt", "x", "--model", "gpt2"), "'gpt2' brings no transcoder: name the folder of one"),
+        (
+            ("trace", "--prompt", "x", "--model", "gpt2"),
+            "'gpt2' brings no transcoder: name a release, a repository or a fol",
+        ),
+        (("trace", "--prompt", "x", "--variant", "y"), "it is one of a transcoder's: name that too"),
+        (("convert", "x"), "OUT"),
+        (("convert", "x", "y", "--to", "pickle"), "pickle"),
         (("trace", "--prompt", "x", "--plt", "--transcoder", "y"), "leave out --plt"),
         (("trace", "--prompt", "x", "--plt", "--model", "gpt2", "--transcoder", "y"), "leave out --plt"),
         (("trice",), "trice"),
@@ -150,7 +156,7 @@ def test_what_is_not_understood_ends_with_2(arguments: tuple[str, ...], expected
     assert expected in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("command", ["demo", "trace"])
+@pytest.mark.parametrize("command", ["demo", "trace", "list", "convert"])
 def test_every_command_explains_itself(command: str) -> None:
     assert command in run("--help").stdout
     result = run(command, "--help")

@@ -14,7 +14,7 @@ from tl_circuits.graph.report import visible
 from tl_circuits.transcoder.release import Release
 
 UNKNOWN = "?"
-_WIDE = 110
+_WIDE = 160
 """Columns of a terminal from which on releases are rows of a table; else each has lines of its own."""
 
 
