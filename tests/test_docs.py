@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+BY_NAME = sorted((ROOT / "docs" / "examples" / "by_name").glob("*.py"))
+"""Those that load public models and transcoders: real ones for readers, small stand-ins for them here."""
 FIRST = ROOT / "docs" / "examples" / "first_look.py"
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("attribution_vs_circuit_tracer-*.json"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -53,6 +56,21 @@ def test_an_example_prints_what_the_documentation_shows(example: Path) -> None:
     assert same(process.stdout, shown), f"run `make examples`, and look at the difference:\n{process.stdout}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("example", BY_NAME, ids=lambda path: path.stem)
+def test_an_example_that_loads_by_name_prints_what_the_documentation_shows(
+    hub: Any, capsys: pytest.CaptureFixture[str], example: Path
+) -> None:
+    # Not when this file is run as a script, which has no package around it.
+    from tests import stand_ins
+
+    for stand_in in stand_ins.ALL.values():
+        stand_in.serve(hub)
+    stand_ins.serve_model(hub, "gemma-2", n_layers=26)
+    runpy.run_path(str(example))
+    assert capsys.readouterr().out == example.with_suffix(".txt").read_text(encoding="utf-8")
+
+
 def test_comparing_outputs_forgives_a_last_digit_and_nothing_else() -> None:
     assert same("12 nodes, +0.61", "12 nodes, +0.61")
     assert same("12 nodes, +0.60", "12 nodes, +0.61")
@@ -64,9 +82,10 @@ def test_comparing_outputs_forgives_a_last_digit_and_nothing_else() -> None:
 def test_every_example_is_shown_with_its_output() -> None:
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
     assert EXAMPLES
-    for example in EXAMPLES:
+    for example in (*EXAMPLES, *BY_NAME):
         for suffix in (".py", ".txt"):
-            assert f'--8<-- "docs/examples/{example.stem}{suffix}"' in pages
+            shown = example.with_suffix(suffix).relative_to(ROOT).as_posix()
+            assert f'--8<-- "{shown}"' in pages
 
 
 def test_every_test_that_is_named_exists() -> None:
@@ -181,7 +200,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 def test_what_pages_call_by_the_short_name_exists() -> None:
     import tl_circuits
 
-    texts = [README, *(ROOT / "docs").rglob("*.md"), *EXAMPLES, ROOT / "CHANGELOG.md"]
+    texts = [README, *(ROOT / "docs").rglob("*.md"), *EXAMPLES, *BY_NAME, ROOT / "CHANGELOG.md"]
     for path in texts:
         for name in re.findall(r"\btlc\.(\w+)", path.read_text(encoding="utf-8")):
             assert name in tl_circuits.__all__, f"{path.name}: tlc.{name}"

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from tl_circuits.transcoder.registry import register_release as register_release
     from tl_circuits.transcoder.registry import releases as releases
     from tl_circuits.transcoder.release import Release as Release
+    from tl_circuits.transcoder.saes import as_saes as as_saes
+    from tl_circuits.transcoder.saes import register_saelens_classes as register_saelens_classes
     from tl_circuits.zoo.demo import demo as demo
 
 _ROOMS = {
@@ -67,6 +69,7 @@ _ROOMS = {
     "transcoder.load": ("load_transcoder",),
     "transcoder.registry": ("register_release", "releases"),
     "transcoder.release": ("Release",),
+    "transcoder.saes": ("as_saes", "register_saelens_classes"),
     "zoo.demo": ("demo",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

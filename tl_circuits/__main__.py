@@ -219,8 +219,10 @@ def list_command(
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[str, typer.Argument(help="A release, repository or folder of a transcoder, or .pt files.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write; for a graph, the file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A release, repository or folder of a transcoder, or .pt files.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; for a graph, the file.")],
     to: Annotated[Layout, typer.Option(help="The layout of the folder.")] = Layout.circuit_tracer,
     variant: Annotated[str | None, typer.Option(help="Which transcoder, where several go by that name.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
