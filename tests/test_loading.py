@@ -483,7 +483,22 @@ def test_names_in_a_listing_make_no_file_outside_of_its_outline() -> None:
     assert not outline.exists()
 
 
+def test_what_is_recognised_to_be_refused_is_not_fetched(hub: Hub) -> None:
+    folder = hub.repository("ByteDance-Seed/Cross-Layer-TopK-CLT")
+    write_circuit_tracer(folder, cross_layer=True)
+    stand_ins.beside(folder, "W_dec_norm.safetensors")
+    with pytest.raises(FileError, match=r"'ByteDance-Seed/Cross-Layer-TopK-CLT' holds a transcoder with a joint top-k"):
+        load_transcoder("ByteDance-Seed/Cross-Layer-TopK-CLT")
+    assert hub.downloaded() == []
+
+
 # SAELens's own loaders
+
+
+@pytest.mark.slow
+def test_a_list_of_saes_is_one_transcoder(tmp_path: Path) -> None:
+    written = WRITERS["saelens"](tmp_path)
+    assert_computes(load_transcoder(list(reversed(tlc.as_saes(load_transcoder(tmp_path))))), written)
 
 
 @pytest.fixture

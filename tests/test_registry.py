@@ -185,7 +185,7 @@ def test_files_of_gemma_scope_are_listed_layer_by_layer(hub: Hub, added: Callabl
     folder = hub.repository("google/gemma-scope-2b-pt-transcoders")
     paths = tuple(next(folder.glob(f"layer_{n}/*/average_l0_7")).relative_to(folder).as_posix() for n in range(26))
     sparse = Variant("l0_7", tuple(range(26)), tuple(f"{path}/params.npz" for path in paths))
-    places = {"read": "ln2.hook_normalized", "write": "hook_mlp_out", "model": "google/gemma-2-2b"}
+    places: dict[str, Any] = {"read": "ln2.hook_normalized", "write": "hook_mlp_out", "model": "google/gemma-2-2b"}
     added(Release("sparse", "google/gemma-scope-2b-pt-transcoders", variants=(sparse,), loader="files", **places))
     assert_computes(load_transcoder("sparse"), written)
     assert {path.split("/")[2] for path in hub.downloaded()} == {"average_l0_7"}
@@ -306,6 +306,15 @@ def test_sizes_are_asked_of_the_hub_and_then_known(hub: Hub) -> None:
     again = json.loads(run("list", "--model", "gemma-2-2b", "--json").stdout)["releases"]
     assert next(each for each in again if each["name"] == MNTSS)["variants"][0]["bytes"] == size
     assert hub.requests == []
+
+
+def test_without_network_the_sizes_are_asked_for_once(hub: Hub) -> None:
+    with hub.down():
+        result = run("list", "--model", "gemma-2-2b", "--sizes", "--json")
+    assert result.exit_code == 0, result.stderr
+    warned = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1
+    assert "cannot be reached" in warned[0]
 
 
 def test_variants_that_only_the_hub_knows_are_told_with_their_sizes(hub: Hub) -> None:

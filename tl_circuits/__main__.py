@@ -197,16 +197,19 @@ def list_command(
     """
     with _working():
         from tl_circuits.transcoder.catalogue import Catalogue
+        from tl_circuits.transcoder.hub import NoAnswer
         from tl_circuits.transcoder.registry import releases
         from tl_circuits.transcoder.sizes import measure
 
         _say("asking SAELens what it knows")
-        found, known = releases(model), {}
+        found, known, ask = releases(model), {}, sizes
         for release in found:
             try:
-                known[release.name] = measure(release, ask=sizes)
+                known[release.name] = measure(release, ask=ask)
             except FileError as error:
                 typer.echo(f"warning: {_one_line(error)}", err=True)
+                # Without a network, waiting for each of them in turn helps nobody.
+                ask = ask and not isinstance(error, NoAnswer)
         catalogue = Catalogue(found, known)
         if model is not None and not found:
             names = ", ".join(dict.fromkeys(release.model for release in releases() if release.model))

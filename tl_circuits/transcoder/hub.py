@@ -146,6 +146,10 @@ class NoRepository(FileError):
     """The hub has no such repository, or does not show it."""
 
 
+class NoAnswer(FileError):
+    """The hub cannot be reached, and the cache does not know the repository."""
+
+
 class _Unreachable(Exception):
     """The hub did not answer, or was not to be asked."""
 
@@ -190,7 +194,7 @@ def _in_cache(address: Address, reason: _Unreachable) -> dict[str, int]:
     except LocalEntryNotFoundError as error:
         snapshot = getattr(error, "snapshot_path", None)
     if snapshot is None:
-        raise FileError(
+        raise NoAnswer(
             f"'{address}' is not on this machine{_because(str(reason))}: connect, or take away HF_HUB_OFFLINE, and "
             "load it once; or give the path of a local folder."
         )

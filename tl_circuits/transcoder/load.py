@@ -86,6 +86,9 @@ def load_repository(address: hub.Address, *, variant: str | None = None) -> Cros
     with outlined(listing) as outline:
         found = find(outline, variant=variant)
         below, paths = found.folder.relative_to(outline), names_of(found, outline)
+        if not paths:
+            # A format that is recognised only to be refused asks for no file, and says why.
+            return found.load()
     folder = hub.fetch(listing, paths)
     with _telling_where(folder):
         return found.format.load(folder / below, found.choice)
