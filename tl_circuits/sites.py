@@ -51,11 +51,18 @@ class Tap:
 
 @dataclass(frozen=True)
 class Site:
-    """One MLP: its block's input and output in the residual stream, and where a transcoder reads and writes."""
+    """One MLP: its block's input and output in the residual stream, and where a transcoder reads and writes.
+
+    `gathered` is what attention has brought to each position, before it is projected into the residual stream: from
+    there on nothing moves between positions until the next block. None where the model has no hook there. What passes
+    `mlp_in` reaches the MLP alone, and has been read.
+    """
 
     layer: int
     block_in: Tap
+    gathered: Tap | None
     read: Tap
+    mlp_in: Tap
     write: Tap
     block_out: Tap
 
@@ -194,10 +201,13 @@ def _hook_points(model: Model) -> _HookPoints:
 
 
 def _site(points: _HookPoints, layer: int, read: str, write: str) -> Site:
+    reads, gathered = _tap(points, layer, read, "read point", READS), points.find(f"blocks.{layer}.attn.hook_z")
     return Site(
         layer,
         block_in=_tap(points, layer, "hook_resid_pre", "block input"),
-        read=_tap(points, layer, read, "read point", READS),
+        gathered=None if gathered is None else Tap(gathered),
+        read=reads,
+        mlp_in=reads if read == "mlp.hook_in" else Tap(f"blocks.{layer}.mlp", "input"),
         write=_tap(points, layer, write, "write point", WRITES),
         block_out=_tap(points, layer, "hook_resid_post", "block output"),
     )

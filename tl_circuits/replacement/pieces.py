@@ -3,19 +3,27 @@
 With attention patterns and norm denominators held at the prompt's values and every MLP's write made a constant, a block
 is affine in its input and in its write (Ameisen et al. 2025, "Attribution Graphs", the stop-gradients of J▼). Cutting
 the pass at each block's input keeps every pull-back as short as one block, in whatever architecture the user brings.
+A second cut, where attention has gathered from other positions, lets targets at different positions share what lies
+between it and the read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError
-from tl_circuits.sites import Model, Sites, Tap, installed
+from tl_circuits.sites import Model, Sites, Tap, has_user_hooks, installed
 from tl_circuits.transcoder import CrossLayerTranscoder
+
+COTANGENTS = 2048
+"""Targets times positions that are pulled back at once: enough to fill the matrix products, and within the cache."""
+PATTERNS = 2**18
+"""Targets times positions squared that are: autograd copies attention's patterns for each target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +33,16 @@ class Pieces:
     `block_in[l]` are leaves; `block_in[n_layers]` is the last residual. `block_out[l]` is what arrives at the next
     leaf, edits by the user's hooks between blocks included. `writes[l]` are leaves too: what the MLP wrote,
     without the transcoder's linear skip, which stays in the graph. `reads[l]` is what the transcoder reads, and
-    `reads[n_layers]`, in a whole pass, what the unembedding reads. `frozen` holds the patterns and denominators.
+    `reads[n_layers]`, in a whole pass, what the unembedding reads. `gathered[l]`, where the pass is cut there, is what
+    attention brought to each position, as it depends on the block's input, and the leaf that goes on in its place.
+    `frozen` holds the patterns and denominators.
     """
 
     block_in: tuple[Tensor, ...]
     writes: tuple[Tensor, ...]
     reads: tuple[Tensor, ...]
     block_out: tuple[Tensor, ...]
+    gathered: tuple["Gathered | None", ...]
     embed: Tensor
     pos_embed: Tensor | None
     frozen: dict[Tap, list[Tensor]]
@@ -41,33 +52,71 @@ class Pieces:
         self, layer: int, vector: Float[Tensor, "batch d_model"], pos: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch 1 pos d_model"]:
         """The gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input or, last, the last residual."""
-        cotangent = vector.new_zeros(len(vector), *self.reads[layer].shape)
-        cotangent[torch.arange(len(vector)), 0, pos] = vector
-        return _pull_back(self.reads[layer], (self.block_in[layer],), cotangent)[0]
+        read, gathered = self.reads[layer], self.gathered[layer] if layer < len(self.gathered) else None
+        if gathered is None:
+            cotangent = _spread(vector, pos, read)
+            return _in_parts(lambda part: _pull_back(read, (self.block_in[layer],), part), cotangent)[0]
+        # From here to the read nothing moves between positions, so one cotangent serves a target at each of them.
+        slot = _rank_among_equals(pos)
+        shared = vector.new_zeros(int(slot.max()) + 1, *read.shape)
+        shared[slot, 0, pos] = vector
+        at_input, at_gathered = _pull_back(read, (self.block_in[layer], gathered.leaf), shared)
+        at_input = _spread(at_input[slot, 0, pos], pos, self.block_in[layer])
+        if at_gathered is None:
+            return at_input
+        through = _in_parts(
+            lambda part: _pull_back(gathered.before, (self.block_in[layer],), part),
+            _spread(at_gathered[slot, 0, pos], pos, gathered.leaf),
+        )[0]
+        return at_input.add_(through)
 
     def pull_back_block(
         self, layer: int, cotangent: Float[Tensor, "batch 1 pos d_model"]
     ) -> tuple[Float[Tensor, "batch 1 pos d_model"], Float[Tensor, "batch 1 pos d_model"]]:
         """The cotangent of a block's output, pulled back to the block's input and to its MLP's write."""
-        at_input, at_write = _pull_back(self.block_out[layer], (self.block_in[layer], self.writes[layer]), cotangent)
+        at_input, at_write = _in_parts(lambda part: self._pull_back_part(layer, part), cotangent)
         return at_input, at_write
+
+    def _pull_back_part(self, layer: int, cotangent: Tensor) -> tuple[Tensor, ...]:
+        leaves, gathered = (self.block_in[layer], self.writes[layer]), self.gathered[layer]
+        if gathered is None:
+            return _pull_back(self.block_out[layer], leaves, cotangent)
+        at_input, at_write, at_gathered = _pull_back(self.block_out[layer], (*leaves, gathered.leaf), cotangent)
+        return at_input + _pull_back(gathered.before, (self.block_in[layer],), at_gathered)[0], at_write
 
     @cached_property
     def block_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
         """What each block adds whatever its input and its MLP's write: attention and norm biases, edits by hooks."""
-        leaves = zip(self.block_in, self.writes, strict=False)
-        return tuple(_constant(out, pair) for out, pair in zip(self.block_out, leaves, strict=True))
+        return tuple(
+            _constant(out, self._leaves(layer) | {self.writes[layer]: self.writes[layer]})
+            for layer, out in enumerate(self.block_out)
+        )
 
     @cached_property
     def read_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
         """The part of each read that does not depend on its block's input."""
-        return tuple(_constant(read, (leaf,)) for read, leaf in zip(self.reads, self.block_in, strict=False))
+        return tuple(_constant(read, self._leaves(layer)) for layer, read in enumerate(self.reads))
+
+    def _leaves(self, layer: int) -> dict[Tensor, Tensor]:
+        """A block's input, and what attention gathers of it: each leaf, and the part of it that is not constant."""
+        leaf, gathered = self.block_in[layer], self.gathered[layer] if layer < len(self.gathered) else None
+        if gathered is None:
+            return {leaf: leaf}
+        return {leaf: leaf, gathered.leaf: _linear(gathered.before, {leaf: leaf})}
 
     @cached_property
     def embedding_constant(self) -> Float[Tensor, "pos d_model"]:
         """What enters the first block beside token and position embeddings: nothing, unless a hook or model adds it."""
         embeddings = self.embed if self.pos_embed is None else self.embed + self.pos_embed
         return (working(self.block_in[0]) - embeddings)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What attention brought to each position: `before` depends on the block's input, `leaf` stands for it after."""
+
+    before: Float[Tensor, "1 pos ..."]
+    leaf: Float[Tensor, "1 pos ..."]
 
 
 def working(value: Tensor) -> Tensor:
@@ -89,7 +138,11 @@ def cut(
     the pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
     """
     recorder = _Recorder(
-        sites, transcoder, None if writes is None else [write[:, : len(tokens)].detach() for write in writes]
+        sites,
+        transcoder,
+        None if writes is None else [write[:, : len(tokens)].detach() for write in writes],
+        # The user's own hooks may move things between positions anywhere.
+        cut_gathered=not has_user_hooks(model),
     )
     with torch.inference_mode(False), torch.enable_grad(), installed(model, recorder.functions()):
         # Cloning makes a normal tensor of tokens that were made in inference mode.
@@ -98,13 +151,33 @@ def cut(
     return recorder.pieces(out.detach()[0] if writes is None else None)
 
 
+def idle(read: Callable[[Tensor], Tensor | None] | None = None) -> Callable[[Tensor], Tensor]:
+    """After `read`, if any, has seen it, leaves an MLP whose write is replaced one position to work on, not all."""
+
+    def leave_one(value: Tensor) -> Tensor:
+        if read is not None:
+            read(value)
+        return value[:, :1]
+
+    return leave_one
+
+
 class _Recorder:
     """The functions that cut a pass, and what they saw. A bridge may call a hook once per alias: the first counts."""
 
-    def __init__(self, sites: Sites, transcoder: CrossLayerTranscoder, fixed_writes: list[Tensor] | None) -> None:
+    def __init__(
+        self,
+        sites: Sites,
+        transcoder: CrossLayerTranscoder,
+        fixed_writes: list[Tensor] | None,
+        *,
+        cut_gathered: bool,
+    ) -> None:
         self._sites, self._transcoder, self._fixed_writes = sites, transcoder, fixed_writes
+        self._cut_gathered = cut_gathered
         self._seen: dict[tuple[str, int], Tensor] = {}
         self._leaves: dict[tuple[str, int], Tensor] = {}
+        self._gathered: dict[int, Gathered] = {}
         self._frozen: dict[Tap, list[Tensor]] = {tap: [] for tap in sites.frozen}
 
     def functions(self) -> dict[Tap, Callable[[Tensor], Tensor | None]]:
@@ -114,6 +187,10 @@ class _Recorder:
             functions[site.block_in] = self._enter(site.layer)
             functions[site.read] = self._see("read", site.layer)
             functions[site.write] = self._write(site.layer)
+            if site.gathered is not None and self._cut_gathered:
+                functions[site.gathered] = self._gather(site.layer)
+            if self._fixed_writes is not None:
+                functions[site.mlp_in] = idle(functions.get(site.mlp_in))
         functions[self._sites.sites[-1].block_out] = self._enter(self._sites.n_layers)
         functions[self._sites.unembed_in] = self._see("read", self._sites.n_layers)
         functions[self._sites.embed] = self._see("embed", 0)
@@ -143,6 +220,7 @@ class _Recorder:
             writes=tuple(self._leaves["write", layer] for layer in range(n_layers)),
             reads=tuple(self._seen["read", layer] for layer in range(n_layers + whole)),
             block_out=tuple(self._seen["block_out", layer] for layer in range(n_layers)),
+            gathered=tuple(self._gathered.get(layer) for layer in range(n_layers)),
             embed=working(self._seen["embed", 0]),
             pos_embed=None if pos_embed is None else working(pos_embed).expand_as(self._seen["embed", 0]),
             frozen=self._frozen,
@@ -169,6 +247,14 @@ class _Recorder:
 
         return leaf
 
+    def _gather(self, layer: int) -> Callable[[Tensor], Tensor]:
+        def gather(value: Tensor) -> Tensor:
+            leaf = self._leaf("gathered", layer)(value)
+            self._gathered.setdefault(layer, Gathered(value, leaf))
+            return leaf
+
+        return gather
+
     def _write(self, layer: int) -> Callable[[Tensor], Tensor]:
         def write(value: Tensor) -> Tensor:
             skip = self._transcoder.skip(self._seen["read", layer], layer)
@@ -190,18 +276,57 @@ class _Recorder:
         return enter
 
 
-def _pull_back(
-    out: Tensor, leaves: tuple[Tensor, ...], cotangent: Float[Tensor, "batch 1 pos d_model"]
-) -> tuple[Tensor, ...]:
+def _pull_back(out: Tensor, leaves: tuple[Tensor, ...], cotangent: Tensor) -> tuple[Any, ...]:
+    """The cotangents of the leaves, None for one on which `out` does not depend."""
     with torch.inference_mode(False), torch.enable_grad():
-        pulled = torch.autograd.grad(out, leaves, cotangent.to(out.dtype), retain_graph=True, is_grads_batched=True)
-    return tuple(at_leaf.to(cotangent.dtype) for at_leaf in pulled)
+        pulled = torch.autograd.grad(
+            out, leaves, cotangent.to(out.dtype), retain_graph=True, is_grads_batched=True, allow_unused=True
+        )
+    return tuple(None if at_leaf is None else at_leaf.to(cotangent.dtype) for at_leaf in pulled)
 
 
-def _constant(out: Tensor, leaves: tuple[Tensor, ...]) -> Float[Tensor, "pos d_model"]:
-    # out = J·leaves + constant; the gradient with respect to a cotangent u of Jᵀu·leaves is J·leaves, for any u.
+def _in_parts(pull_back: Callable[[Tensor], tuple[Tensor, ...]], cotangent: Tensor) -> tuple[Tensor, ...]:
+    """The same, of as many cotangents at a time as the cache holds."""
+    n_pos = cotangent.shape[2]
+    size = max(1, min(COTANGENTS // n_pos, PATTERNS // n_pos**2))
+    parts = [pull_back(part) for part in cotangent.split(size)]
+    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+
+
+def _spread(vector: Float[Tensor, "batch ..."], pos: Int64[Tensor, " batch"], like: Tensor) -> Tensor:
+    """A cotangent of `like` for each vector: itself at its position, and zero at all others."""
+    cotangent = vector.new_zeros(len(vector), *like.shape)
+    cotangent[torch.arange(len(vector), device=pos.device), 0, pos] = vector
+    return cotangent
+
+
+def _rank_among_equals(values: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """0 for the first of each value, 1 for the second, and so on."""
+    order = torch.argsort(values, stable=True)
+    counts = torch.unique_consecutive(values[order], return_counts=True)[1]
+    ranks = torch.arange(len(values), device=values.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    return torch.empty_like(ranks).index_copy_(0, order, ranks)
+
+
+def _linear(out: Tensor, leaves: Mapping[Tensor, Tensor]) -> Tensor:
+    """J·values, where `out` is affine in the leaves with derivative J, and each has its value.
+
+    The gradient with respect to a cotangent u of Jᵀu·values is J·values, for any u.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         cotangent = torch.zeros_like(out, requires_grad=True)
-        pulled = torch.autograd.grad(out, leaves, cotangent, create_graph=True, retain_graph=True)
-        (linear,) = torch.autograd.grad(pulled, cotangent, [leaf.detach() for leaf in leaves], retain_graph=True)
-    return (working(out) - working(linear))[0]
+        pulled = torch.autograd.grad(
+            out, tuple(leaves), cotangent, create_graph=True, retain_graph=True, allow_unused=True
+        )
+        used = [
+            (at_leaf, value.detach())
+            for at_leaf, value in zip(pulled, leaves.values(), strict=True)
+            if at_leaf is not None
+        ]
+        parts, values = zip(*used, strict=True)
+        (linear,) = torch.autograd.grad(parts, cotangent, values, retain_graph=True)
+    return linear
+
+
+def _constant(out: Tensor, leaves: Mapping[Tensor, Tensor]) -> Float[Tensor, "pos d_model"]:
+    return (working(out) - working(_linear(out, leaves)))[0]

@@ -1,11 +1,8 @@
 """Rows of the attribution graph: the pull-back of read vectors through the frozen model, contracted with all sources.
 
-A sweep starts at the layer where its targets read and walks down: contract the cotangent with what each layer writes,
-then pull it back through one block (Ameisen et al. 2025, "Attribution Graphs": one backward pass per target, here in
-batches).
-
-Inside a sweep, features are columns by position, then layer, then index: what is written at (layer, position) by the
-features of that layer and below is then one contiguous span, and its edges one matrix product.
+A sweep starts at the layer where its targets read and walks down: pull the cotangent back through one block, then
+contract it with what was written there (Ameisen et al. 2025, "Attribution Graphs": one backward pass per target, here
+in batches).
 """
 
 from bisect import bisect_right
@@ -19,11 +16,10 @@ from torch import Tensor
 from tl_circuits.nodes import Kind, Nodes, lay_out
 from tl_circuits.replacement.localize import LocalReplacementModel
 from tl_circuits.replacement.pieces import Pieces, cut
+from tl_circuits.replacement.written import Writes
 
-PREBUILT_BYTES = 512 * 2**20
-"""Up to this much, what features write is gathered once and kept; above, anew in each batch, at no cost seen."""
-COTANGENTS = 4096
-"""Targets times positions in one batch: enough to fill the matrix products, little enough for the cache."""
+MEMORY_BUDGET = 2**30
+"""Bytes for one batch of targets, and half as many for rows that are gathered beforehand."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +33,9 @@ class Readouts:
     def __len__(self) -> int:
         return len(self.layer)
 
+    def __getitem__(self, rows: Int64[Tensor, " part"]) -> "Readouts":
+        return Readouts(self.layer[rows], self.pos[rows], self.vector[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
@@ -45,13 +44,13 @@ class Sweep:
     local: LocalReplacementModel
     sources: Nodes
     prefixes: tuple[tuple[int, Pieces], ...]
-    order: Int64[Tensor, " feature"]
-    offsets: list[list[int]]
-    written: list[list[Float[Tensor, "_ d_model"]]] | None
+    writes: Writes
+    memory_budget: int
 
     @classmethod
-    def of(cls, local: LocalReplacementModel) -> "Sweep":
-        """Lays out the columns, cuts the prefixes and gathers what features write where it is little."""
+    def of(cls, local: LocalReplacementModel, *, memory_budget: int | None = None) -> "Sweep":
+        """Lays out the columns, cuts the prefixes, and gathers what is written where that is little."""
+        budget = MEMORY_BUDGET if memory_budget is None else memory_budget
         sources = lay_out(
             local.features.cpu(),
             local.n_layers,
@@ -60,16 +59,7 @@ class Sweep:
             masked_positions=local.prompt.masked,
             targets=torch.empty(0, 3, dtype=torch.int64),
         )
-        layer, pos = local.features[:, 0], local.features[:, 1]
-        cell = pos * local.n_layers + layer
-        counts = torch.bincount(cell, minlength=local.n_pos * local.n_layers)
-        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        offsets = [ends[p * local.n_layers : (p + 1) * local.n_layers + 1].tolist() for p in range(local.n_pos)]
-        sweep = cls(local, sources, _prefixes(local), torch.argsort(cell, stable=True), offsets, None)
-        if _bytes_written(local) > PREBUILT_BYTES:
-            return sweep
-        written = [[sweep._gather(k, p) for p in range(local.n_pos)] for k in range(local.n_layers)]
-        return cls(local, sources, sweep.prefixes, sweep.order, offsets, written)
+        return cls(local, sources, _prefixes(local), Writes.of(local, keep_bytes=budget // 2), budget)
 
     def feature_readouts(self, rows: Int64[Tensor, " batch"]) -> Readouts:
         """The readouts of feature nodes, by row: their encoder vectors where they read."""
@@ -82,18 +72,26 @@ class Sweep:
             vectors[here] = encoder[coordinates[here, 2].to(encoder.device)].to(like)
         return Readouts(coordinates[:, 0], coordinates[:, 1], vectors)
 
+    def bytes_per_target(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        """What a batch holds for each target: cotangents of its prefix, twice, and its row, summed up and sorted."""
+        lengths = torch.tensor([length for length, _ in self.prefixes])
+        length = lengths[torch.bucketize(pos.cpu().contiguous(), lengths, right=True)]
+        numbers = 2 * length * self.local.transcoder.d_model + 3 * len(self.sources)
+        return numbers * self.local.activations.element_size()
+
     def batches(self, rows: Int64[Tensor, " batch"], *, join_layers: bool) -> Iterator[Int64[Tensor, " part"]]:
-        """Feature rows in parts that one sweep each serves well: of one prefix, and of one layer unless `join_layers`.
+        """Feature rows in parts that fit the memory budget, each of one layer unless `join_layers`.
 
         One layer a batch wastes nothing and suits whole graphs; joined layers suit the few rows of a best-first round.
         """
-        lengths = torch.tensor([length for length, _ in self.prefixes])
-        prefix = torch.bucketize(self.local.features[rows, 1].cpu(), lengths, right=True)
-        layer = torch.zeros_like(prefix) if join_layers else self.local.features[rows, 0].cpu()
-        group = layer * len(lengths) + prefix
+        layer, pos = self.local.features[rows, 0].cpu(), self.local.features[rows, 1].cpu()
+        group = torch.zeros_like(layer) if join_layers else layer
         for which in group.unique().tolist():
-            size = max(16, COTANGENTS // int(lengths[which % len(lengths)]))
-            yield from rows[group == which].split(size)
+            here = (group == which).nonzero()[:, 0]
+            here = here[torch.argsort(pos[here], stable=True)]
+            part = self.bytes_per_target(pos[here]).cumsum(0) // self.memory_budget
+            for members in here.split(part.unique(return_counts=True)[1].tolist()):
+                yield rows[members]
 
     def rows(self, readouts: Readouts) -> Float[Tensor, "batch source"]:
         """The edges from every source into each target, in the order of `sources`; their sum is what the target reads.
@@ -102,82 +100,87 @@ class Sweep:
         real forward pass of the frozen model. Targets of several layers share one sweep, each joining at its own layer.
         """
         with torch.inference_mode(False), torch.no_grad():
-            down = torch.argsort(readouts.layer, descending=True, stable=True)
-            sorted_readouts = Readouts(readouts.layer[down], readouts.pos[down], readouts.vector[down])
+            walks, order = self._walks(readouts)
             columns = _Columns.empty(self, len(readouts))
-            self._walk_down(sorted_readouts, columns)
-            return columns.in_node_order(self)[torch.argsort(down)]
+            for layer in range(int(readouts.layer.max()), -1, -1):
+                moving = [walk for walk in walks if walk.joined]
+                for walk in moving:
+                    walk.descend(layer, columns)
+                if moving:
+                    self._contract(layer, moving, columns)
+                for walk in walks:
+                    walk.join(layer, columns)
+            for walk in walks:
+                walk.arrive(columns)
+            return columns.in_node_order(self)[torch.argsort(order)]
 
-    def _walk_down(self, readouts: Readouts, columns: "_Columns") -> None:
-        layers = readouts.layer.tolist()
-        length, pieces = self._prefix(int(readouts.pos.max()), whole=layers[0] == self.local.n_layers)
-        joined, cotangent = 0, readouts.vector.new_empty(0, 1, length, readouts.vector.shape[1])
-        for layer in range(layers[0], -1, -1):
-            if joined:
-                at_input, at_write = pieces.pull_back_block(layer, cotangent)
-                self._contract(layer, length, cotangent, at_write, columns)
-                cotangent = at_input
-            first, joined = joined, joined + layers.count(layer)
-            if joined > first:
-                vector, pos = readouts.vector[first:joined], readouts.pos[first:joined]
-                cotangent = torch.cat([cotangent, pieces.pull_back_read(layer, vector, pos)])
-                constants = self.local.pieces.read_constants[layer][pos]
-                columns.bias[first:joined, layer] += (vector * constants).sum(-1)
-        self._contract_embeddings(length, cotangent, columns)
-
-    def _contract(
-        self,
-        layer: int,
-        length: int,
-        cotangent: Float[Tensor, "part 1 pos d_model"],
-        at_write: Float[Tensor, "part 1 pos d_model"],
-        columns: "_Columns",
-    ) -> None:
-        targets = len(cotangent)
-        for pos in range(length):
-            # Rows written here: features of this layer and below, what the transcoder does not explain, b_dec.
-            edges = at_write[:, 0, pos] @ self._written(layer, pos).T
-            first, last = self._span(layer, pos)
-            columns.features[:targets, first:last] += edges[:, : last - first]
-            columns.unexplained[:targets, layer, pos] = edges[:, -2]
-            columns.b_dec[:targets, layer] += edges[:, -1]
-        constants = self.local.pieces.block_constants[layer][:length]
-        columns.bias[:targets, layer] += cotangent[:, 0].flatten(1) @ constants.flatten()
-
-    def _contract_embeddings(
-        self, length: int, cotangent: Float[Tensor, "batch 1 pos d_model"], columns: "_Columns"
-    ) -> None:
-        at_embedding, local = cotangent[:, 0], self.local
-        columns.tokens[:, :length] = torch.einsum("bpd,pd->bp", at_embedding, local.token_vectors[:length])
-        if local.position_vectors is not None:
-            columns.positions[:, :length] = torch.einsum("bpd,pd->bp", at_embedding, local.position_vectors[:length])
-        columns.bias[:, 0] += at_embedding.flatten(1) @ local.pieces.embedding_constant[:length].flatten()
-
-    def _prefix(self, last_pos: int, *, whole: bool) -> tuple[int, Pieces]:
+    def _walks(self, readouts: Readouts) -> tuple[list["_Walk"], Int64[Tensor, " batch"]]:
+        """The targets by the prefix that they need, and the order in which that puts them."""
+        lengths = torch.tensor([length for length, _ in self.prefixes], device=readouts.pos.device)
+        prefix = torch.bucketize(readouts.pos.contiguous(), lengths, right=True)
         # The passes over prefixes stop before the unembedding.
-        return self.prefixes[-1] if whole else next(prefix for prefix in self.prefixes if prefix[0] > last_pos)
+        prefix[readouts.layer == self.local.n_layers] = len(lengths) - 1
+        walks, order = [], []
+        for which in prefix.unique().tolist():
+            here = (prefix == which).nonzero()[:, 0]
+            here = here[torch.argsort(readouts.layer[here], descending=True, stable=True)]
+            length, pieces = self.prefixes[which]
+            walks.append(_Walk(self.local, pieces, length, readouts[here], sum(map(len, order))))
+            order.append(here)
+        return walks, torch.cat(order)
 
-    def _span(self, layer: int, pos: int) -> tuple[int, int]:
-        first_source = self.local.transcoder.sources(layer)[0]
-        return self.offsets[pos][first_source], self.offsets[pos][layer + 1]
+    def _contract(self, layer: int, walks: list["_Walk"], columns: "_Columns") -> None:
+        for pos, span, written in self.writes.at(layer, max(walk.length for walk in walks)):
+            for walk in walks:
+                if pos < walk.length:
+                    edges = walk.at_write[:, pos] @ written.T
+                    columns.features[walk.rows, span] += edges[:, :-2]
+                    columns.unexplained[walk.rows, layer, pos] = edges[:, -2]
+                    columns.b_dec[walk.rows, layer] += edges[:, -1]
 
-    def _written(self, layer: int, pos: int) -> Float[Tensor, "row d_model"]:
-        return self._gather(layer, pos) if self.written is None else self.written[layer][pos]
 
-    def _gather(self, layer: int, pos: int) -> Float[Tensor, "row d_model"]:
-        local, transcoder = self.local, self.local.transcoder
-        writing = transcoder.sources(layer)
-        parts = []
-        for source in range(writing[0], layer + 1):
-            columns = self.order[self.offsets[pos][source] : self.offsets[pos][source + 1]]
-            if source in writing:
-                index, decoder = local.features[columns, 2], transcoder.W_dec[source]
-                outgoing = transcoder.outgoing(local.activations[columns], source, layer, index)
-                parts.append(outgoing[:, None] * decoder[index.to(decoder.device), layer - source].to(outgoing))
-            else:
-                parts.append(local.activations.new_zeros(len(columns), transcoder.d_model))
-        unexplained = local.errors[layer, pos] + local.masked_writes[layer, pos]
-        return torch.cat([*parts, unexplained[None], transcoder.b_dec[layer].to(unexplained)[None]])
+class _Walk:
+    """Targets of one prefix on their way down: those of the highest layer first, the others joining at their own."""
+
+    def __init__(
+        self, local: LocalReplacementModel, pieces: Pieces, length: int, readouts: Readouts, first_row: int
+    ) -> None:
+        self._local, self._pieces, self._readouts, self._first_row = local, pieces, readouts, first_row
+        self._layers = readouts.layer.tolist()
+        self._cotangent = self.at_write = readouts.vector.new_empty(0, length, readouts.vector.shape[1])
+        self.length, self.joined = length, 0
+
+    @property
+    def rows(self) -> slice:
+        """Where the targets that have joined stand in the batch."""
+        return slice(self._first_row, self._first_row + self.joined)
+
+    def descend(self, layer: int, columns: "_Columns") -> None:
+        """From the output of a block to its input, and to what its MLP writes."""
+        constants = self._local.pieces.block_constants[layer][: self.length]
+        columns.bias[self.rows, layer] += self._cotangent.flatten(1) @ constants.flatten()
+        at_input, at_write = self._pieces.pull_back_block(layer, self._cotangent[:, None])
+        self._cotangent, self.at_write = at_input[:, 0], at_write[:, 0]
+
+    def join(self, layer: int, columns: "_Columns") -> None:
+        """The targets that read at this layer begin."""
+        first, self.joined = self.joined, self.joined + self._layers.count(layer)
+        if self.joined == first:
+            return
+        vector, pos = self._readouts.vector[first : self.joined], self._readouts.pos[first : self.joined]
+        at_input = self._pieces.pull_back_read(layer, vector, pos)[:, 0]
+        self._cotangent = torch.cat([self._cotangent, at_input]) if first else at_input
+        constants = self._local.pieces.read_constants[layer][pos]
+        columns.bias[self._first_row + first : self._first_row + self.joined, layer] += (vector * constants).sum(-1)
+
+    def arrive(self, columns: "_Columns") -> None:
+        """At what enters the first block."""
+        local, length = self._local, self.length
+        columns.tokens[self.rows, :length] = torch.einsum("bpd,pd->bp", self._cotangent, local.token_vectors[:length])
+        if local.position_vectors is not None:
+            vectors = local.position_vectors[:length]
+            columns.positions[self.rows, :length] = torch.einsum("bpd,pd->bp", self._cotangent, vectors)
+        columns.bias[self.rows, 0] += self._cotangent.flatten(1) @ local.pieces.embedding_constant[:length].flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +204,7 @@ class _Columns:
     def in_node_order(self, sweep: Sweep) -> Float[Tensor, "batch source"]:
         local, sources, masked = sweep.local, sweep.sources, list(sweep.local.prompt.masked)
         row = self.tokens.new_empty(len(self.tokens), len(sources))
-        features = row[:, sources.span(Kind.FEATURE)]
-        features[:, sweep.order] = self.features
+        row[:, sources.span(Kind.FEATURE)] = self.features[:, sweep.writes.column]
         row[:, sources.span(Kind.MASKED)] = self.unexplained[:, :, masked].flatten(1)
         errors = row[:, sources.span(Kind.ERROR)].view(len(row), local.n_layers, local.n_pos)
         errors.copy_(self.unexplained)
@@ -236,9 +238,3 @@ def _lengths(n_pos: int) -> list[int]:
         return [n_pos * quarter // 4 for quarter in (1, 2, 3)]
     steps = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
     return list(steps[: bisect_right(steps, n_pos - 1)])
-
-
-def _bytes_written(local: LocalReplacementModel) -> int:
-    layers = torch.bincount(local.features[:, 0], minlength=local.n_layers).tolist()
-    rows = sum(count * decoder.shape[1] for count, decoder in zip(layers, local.transcoder.W_dec, strict=True))
-    return rows * local.transcoder.d_model * local.activations.element_size()
