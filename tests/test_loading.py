@@ -53,6 +53,7 @@ def assert_nothing_is_half_written(hub: Hub) -> None:
 # By name
 
 
+@pytest.mark.slow
 @every_public
 def test_a_public_transcoder_is_loaded_by_name_from_its_own_files_alone(hub: Hub, name: str) -> None:
     stand_in = stand_ins.ALL[name]
@@ -269,6 +270,7 @@ def test_a_listed_file_that_is_not_there_or_leads_elsewhere_is_refused(hub: Hub,
 # The network
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_goes_on_with_the_files_that_are_missing(hub: Hub) -> None:
     written, name = stand_ins.mwhanna(hub), "mwhanna-qwen3-0.6b-transcoders-lowl0"
     last = hub.repository("mwhanna/qwen3-0.6b-transcoders-lowl0") / "layer_9.safetensors"
@@ -286,6 +288,7 @@ def test_a_download_that_breaks_off_goes_on_with_the_files_that_are_missing(hub:
     assert len(hub.downloaded()) < 10, "the others were there already"
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_once_is_taken_up_again(hub: Hub) -> None:
     written = stand_ins.mntss(hub)
     hub.cut_after(2000)
@@ -293,6 +296,7 @@ def test_a_connection_that_is_cut_once_is_taken_up_again(hub: Hub) -> None:
     assert any(request.range == "bytes=2000-" for request in hub.requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["down", "HF_HUB_OFFLINE"])
 def test_without_network_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     written = stand_ins.mntss(hub)
@@ -319,6 +323,7 @@ def test_without_network_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyP
             hub.start()
 
 
+@pytest.mark.slow
 def test_without_network_what_was_never_fetched_of_a_repository_is_named(hub: Hub) -> None:
     stand_ins.gemma_scope_2_clt(hub)
     load_transcoder("google/gemma-scope-2-1b-it/clt", variant="width_262k_l0_medium_affine")
@@ -367,6 +372,7 @@ def test_what_does_not_fit_the_disk_is_not_begun(hub: Hub, monkeypatch: pytest.M
     assert hub.downloaded() == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_meanwhile_leaves_whole_files_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     written = stand_ins.mntss(hub)
     get: Callable[..., Any] = huggingface_hub.file_download.http_get
@@ -410,6 +416,7 @@ MISSING = {
 }
 
 
+@pytest.mark.slow
 @every_public
 def test_a_missing_layer_is_named_before_anything_is_fetched(hub: Hub, name: str) -> None:
     stand_in = stand_ins.ALL[name]

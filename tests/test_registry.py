@@ -180,6 +180,7 @@ def test_a_release_of_ones_own_is_loaded_and_listed_by_its_name(hub: Hub, added:
         added(Release("mntss/clt-131k", "me/clt"))
 
 
+@pytest.mark.slow
 def test_files_of_gemma_scope_are_listed_layer_by_layer(hub: Hub, added: Callable[[Release], None]) -> None:
     written = stand_ins.gemma_scope_1(hub)
     folder = hub.repository("google/gemma-scope-2b-pt-transcoders")
@@ -288,6 +289,7 @@ def test_the_list_says_what_is_known_and_asks_no_network(hub: Hub, known: dict[s
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_sizes_are_asked_of_the_hub_and_then_known(hub: Hub) -> None:
     stand_ins.mntss(hub)
     stand_ins.gemma_scope_1(hub)
@@ -377,6 +379,7 @@ def refused(*arguments: object) -> str:
     return result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_release_is_converted_to_a_folder(hub: Hub, tmp_path: Path) -> None:
     written = stand_ins.gemma_scope_2(hub)
     name, variant = "gemma-scope-2-1b-it-transcoders-all", "width_16k_l0_small_affine"
@@ -412,6 +415,7 @@ def test_a_graph_of_circuit_tracer_is_converted(tmp_path: Path) -> None:
     assert "is one graph: leave out --variant x" in refused(source, tmp_path / "b.graph", "--variant", "x")
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_only_when_asked_and_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
     stand_ins.mntss(hub)
     (tmp_path / "notes").mkdir()
@@ -425,6 +429,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_before_anything_is_fetche
     assert load_transcoder(tmp_path / "clt").span == 26
 
 
+@pytest.mark.slow
 def test_what_a_layout_cannot_hold_is_refused(hub: Hub, tmp_path: Path) -> None:
     stand_ins.mntss(hub)
     message = refused(MNTSS, tmp_path / "saes", "--to", "saelens")
