@@ -4,6 +4,7 @@ Ameisen et al. 2025, "Attribution Graphs", with constants as sources and a stopp
 """
 
 import math
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -11,8 +12,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tl_circuits.attribution.checks import checked
+from tl_circuits.attribution.checks import Rows, errors
 from tl_circuits.attribution.expansion import Expansion
+from tl_circuits.attribution.limits import Limits
+from tl_circuits.attribution.plan import announce, check_batch, check_memory, plan, row_work
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph, Provenance
@@ -34,6 +37,8 @@ def attribute(
     *,
     coverage: float = 1.0,
     max_features: int | None = None,
+    time_budget: float | int | None = None,
+    memory_budget: int | None = None,
     max_targets: int = 10,
     target_probability: float = 0.95,
     progress: bool | None = None,
@@ -46,32 +51,36 @@ def attribute(
     and `max_targets` in number; or tokens, `Feature`s, or `Targets`.
 
     With `coverage` below 1, features are expanded best-first until that share of the targets' influence is traced to
-    tokens and errors; `max_features` stops earlier. Features that were not expanded stay as leaves, and the graph says
-    what coverage it reached. Raises `TargetError` and `SettingError` for targets and settings that do not exist; warns
-    where conservation or the probe is worse than rounding explains.
+    tokens and errors; `max_features`, `time_budget` in seconds, and `memory_budget` in bytes (default: half of what the
+    machine has to spare) stop earlier. Features that were not expanded stay as leaves; the graph says what coverage it
+    reached, and `provenance.settings["stopped_by"]` what stopped it.
+
+    Raises `TargetError` and `SettingError` for targets and settings that do not exist, and for a full graph that does
+    not fit the memory budget. Warns where a full graph will take minutes, and where conservation or the probe is worse
+    than rounding explains.
     """
     if not isinstance(local, LocalReplacementModel):
         raise SettingError(
             f"attribute takes a local replacement model, not {type(local).__name__}: call tlc.localize first."
         )
     check_unhooked_since(local)
-    _check_settings(coverage, max_features)
+    limits = Limits.of(coverage, max_features, time_budget, memory_budget)
     with torch.inference_mode(False), torch.no_grad():
         found = resolve(Targets.parse(targets, max_targets, target_probability), local)
-        sweep = Sweep.of(local)
-        expansion = Expansion.start(sweep, _target_rows(sweep, found), _weights(found))
-        if coverage == 1.0 and max_features is None:
-            _expand_all(expansion, progress)
+        expansion = _begin(local, found, limits)
+        if limits.everything:
+            stopped_by = _expand_all(expansion, progress)
         else:
-            _expand_best_first(expansion, coverage, max_features, progress)
+            stopped_by = _expand_best_first(expansion, limits, progress)
         settings = {
             "coverage": coverage,
             "max_features": max_features,
+            "time_budget": time_budget,
             "max_targets": max_targets,
             "target_probability": target_probability,
+            "stopped_by": stopped_by,
         }
-        graph = _assemble(local, found, expansion, settings)
-        return checked(graph, local, found)
+        return _assemble(local, found, expansion, settings)
 
 
 def trace(
@@ -83,6 +92,8 @@ def trace(
     masked_positions: Sequence[int] | None = None,
     coverage: float = 1.0,
     max_features: int | None = None,
+    time_budget: float | int | None = None,
+    memory_budget: int | None = None,
     max_targets: int = 10,
     target_probability: float = 0.95,
     progress: bool | None = None,
@@ -94,23 +105,26 @@ def trace(
         targets,
         coverage=coverage,
         max_features=max_features,
+        time_budget=time_budget,
+        memory_budget=memory_budget,
         max_targets=max_targets,
         target_probability=target_probability,
         progress=progress,
     )
 
 
-def _check_settings(coverage: float, max_features: int | None) -> None:
-    if isinstance(coverage, bool) or not isinstance(coverage, int | float) or not 0 < coverage <= 1:
-        raise SettingError(
-            f"coverage={coverage!r} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is the "
-            "full graph."
-        )
-    whole = isinstance(max_features, int) and not isinstance(max_features, bool)
-    if max_features is not None and not (whole and max_features >= 1):
-        raise SettingError(
-            f"max_features={max_features!r} expands nothing: give a whole number from 1, or None for no limit."
-        )
+def _begin(local: LocalReplacementModel, found: Sequence[Target], limits: Limits) -> Expansion:
+    sweep = Sweep.of(local, memory_budget=limits.memory_budget // 4)
+    check_batch(sweep, limits.memory_budget)
+    planned = plan(local, sweep)
+    if limits.everything:
+        check_memory(planned, limits.memory_budget)
+    start = time.monotonic()
+    rows = _target_rows(sweep, found)
+    if limits.everything:
+        layer, pos = (torch.tensor([getattr(target, name) for target in found]) for name in ("layer", "pos"))
+        announce(planned, time.monotonic() - start, float(row_work(sweep, layer, pos).sum()))
+    return Expansion.start(sweep, rows, _weights(found))
 
 
 def _target_rows(sweep: Sweep, found: Sequence[Target]) -> Float[Tensor, "target source"]:
@@ -126,30 +140,32 @@ def _weights(found: Sequence[Target]) -> Float[Tensor, " target"]:
     return torch.tensor([target.weight for target in found], dtype=torch.float64)
 
 
-def _expand_all(expansion: Expansion, progress: bool | None) -> None:
+def _expand_all(expansion: Expansion, progress: bool | None) -> str:
     with stage("attributing features", expansion.n_features, show=progress) as bar:
         for batch in expansion.sweep.batches(expansion.pending(), join_layers=False):
             expansion.add(batch)
             bar.update(len(batch))
+    return "everything"
 
 
-def _expand_best_first(expansion: Expansion, coverage: float, max_features: int | None, progress: bool | None) -> None:
-    limit = expansion.n_features if max_features is None else min(max_features, expansion.n_features)
-    with stage(f"attributing to {coverage:.0%} coverage", limit, show=progress) as bar:
-        while expansion.n_expanded < limit and expansion.coverage() < coverage:
+def _expand_best_first(expansion: Expansion, limits: Limits, progress: bool | None) -> str:
+    limit = expansion.n_features if limits.max_features is None else min(limits.max_features, expansion.n_features)
+    with stage(f"attributing to {limits.coverage:.0%} coverage", limit, show=progress) as bar:
+        while (stopped_by := limits.reached(expansion)) is None:
             best = expansion.most_influential(limit - expansion.n_expanded)
             if len(best) == 0:
-                return
+                return "everything"
             for batch in expansion.sweep.batches(best, join_layers=True):
                 expansion.add(batch)
-            bar.update(len(best))
+                bar.update(len(batch))
+    return stopped_by
 
 
 def _assemble(
     local: LocalReplacementModel,
     found: Sequence[Target],
     expansion: Expansion,
-    settings: dict[str, float | int | None],
+    settings: dict[str, float | int | str | None],
 ) -> AttributionGraph:
     nodes = lay_out(
         local.features.cpu(),
@@ -168,9 +184,11 @@ def _assemble(
     expanded = is_target.clone()
     expanded[nodes.span(Kind.FEATURE)] = expansion.expanded
     totals[expanded & ~is_target] = _less_bias(local, expansion.expanded)
+    edges = expansion.edges()
+    conserved, probed = errors(local, found, Rows(nodes, edges, totals, expanded))
     return AttributionGraph(
         nodes=nodes,
-        edges=expansion.edges(),
+        edges=edges,
         activations=activations,
         totals=totals,
         expanded=expanded,
@@ -178,8 +196,8 @@ def _assemble(
         target_labels=tuple(target.label for target in found),
         target_probabilities=torch.tensor([target.probability for target in found], dtype=torch.float64),
         tokens=local.prompt.strings,
-        conservation_error=math.nan,
-        probe_error=math.nan,
+        conservation_error=conserved,
+        probe_error=probed,
         coverage=expansion.coverage(),
         provenance=_provenance(local, settings),
     )
@@ -195,7 +213,7 @@ def _less_bias(local: LocalReplacementModel, expanded: Tensor) -> Float[Tensor, 
     return less_bias.cpu()
 
 
-def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | None]) -> Provenance:
+def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | str | None]) -> Provenance:
     transcoder = local.transcoder
     return Provenance(
         prompt="".join(local.prompt.strings),

@@ -7,16 +7,17 @@ say.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_circuits.attribution.targets import Target
 from tl_circuits.errors import TLCircuitsWarning
-from tl_circuits.graph import AttributionGraph
+from tl_circuits.graph import Edges
 from tl_circuits.graph.edges import conservation_error
-from tl_circuits.nodes import Kind
+from tl_circuits.nodes import Kind, Nodes
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import decoded, replay
 from tl_circuits.replacement.pieces import working
@@ -30,16 +31,27 @@ PROBE_ROUNDING = 100
 while what it looks for, a norm or pattern that is not frozen, is off by percents."""
 
 
-def checked(graph: AttributionGraph, local: LocalReplacementModel, targets: Sequence[Target]) -> AttributionGraph:
-    """The graph with both of its errors filled in. Warns where one exceeds what rounding explains."""
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The part of a graph that is checked: who adds how much to whom, what that should sum to, where it is known."""
+
+    nodes: Nodes
+    edges: Edges
+    totals: Float[Tensor, " node"]
+    expanded: Bool[Tensor, " node"]
+
+
+def errors(local: LocalReplacementModel, targets: Sequence[Target], graph: Rows) -> tuple[float, float]:
+    """The conservation error and the probe error of a graph. Warns where one exceeds what rounding explains."""
     conserved = conservation_error(graph.edges, graph.totals, graph.expanded)
-    probed = probe(local, targets, graph)
+    summed_up = _summed_up(local, targets, graph)
+    probed = probe(local, targets, graph, summed_up)
     dtype = local.pieces.block_in[0].dtype
     allowed = ROUNDING.get(dtype, 1e-5)
     if hasattr(local.model, "original_model"):
         allowed = max(allowed, SINGLE_PRECISION_NORMS)
     checks = (
-        ("conservation", _unconserved(local, targets, graph), allowed),
+        ("conservation", _unconserved(graph, summed_up), allowed),
         ("finite-difference probe", probed, PROBE_ROUNDING * allowed),
     )
     for name, value, limit in checks:
@@ -50,18 +62,18 @@ def checked(graph: AttributionGraph, local: LocalReplacementModel, targets: Sequ
                 "unusual block, a bridge from boot_native, which ignores what is put at attn.hook_pattern); do not "
                 "trust its edges.",
                 TLCircuitsWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-    return replace(graph, conservation_error=conserved, probe_error=probed)
+    return conserved, probed
 
 
-def _unconserved(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:
+def _unconserved(graph: Rows, summed_up: Tensor) -> float:
     rows = graph.nodes.rows(Kind.FEATURE, Kind.TARGET)
     gap = (graph.edges.sums() - graph.totals)[rows].abs()
-    return float((gap / _summed_up(local, targets, graph))[graph.expanded[rows]].max())
+    return float((gap / summed_up)[graph.expanded[rows]].max())
 
 
-def _summed_up(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> Tensor:
+def _summed_up(local: LocalReplacementModel, targets: Sequence[Target], graph: Rows) -> Tensor:
     # What a node reads is a sum over d_model whose terms may all but cancel: a row with one input can have next to no
     # Σ|edges| to compare its rounding with. Those terms round too, so they count here beside the edges.
     rows = graph.nodes.rows(Kind.FEATURE, Kind.TARGET)
@@ -69,7 +81,7 @@ def _summed_up(local: LocalReplacementModel, targets: Sequence[Target], graph: A
     return (graph.edges.sums(magnitude=True)[rows] + terms).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: AttributionGraph) -> float:
+def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: Rows, summed_up: Tensor) -> float:
     """The largest difference, over expanded nodes, between a real pass and the edges, relative to what it sums up.
 
     Features, errors and tokens are all doubled or removed, by random signs (the same ones for the same graph), at the
@@ -91,11 +103,11 @@ def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: Attrib
     rows = nodes.rows(Kind.FEATURE, Kind.TARGET)
     known = graph.expanded[rows]
     said = _signed_sums(graph, signs)[rows]
-    relative = (measured - said).abs() / _summed_up(local, targets, graph)
+    relative = (measured - said).abs() / summed_up
     return float(relative[known].max())
 
 
-def _signed_sums(graph: AttributionGraph, signs: Tensor) -> Tensor:
+def _signed_sums(graph: Rows, signs: Tensor) -> Tensor:
     edges = graph.edges
     sums = torch.zeros(len(graph.nodes), dtype=torch.float64)
     return sums.index_add_(0, edges.target, edges.weight.to(torch.float64) * signs[edges.source])

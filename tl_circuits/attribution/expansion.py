@@ -61,6 +61,11 @@ class Expansion:
         """How many of them have their inputs in the graph."""
         return int(self.expanded.sum())
 
+    @property
+    def bytes(self) -> int:
+        """What the rows take that are known so far."""
+        return sum(part.source.nbytes + part.weight.nbytes for part in self._parts)
+
     def pending(self) -> Int64[Tensor, " feature"]:
         """The features whose inputs are not known yet."""
         return (~self.expanded).nonzero()[:, 0]

@@ -224,16 +224,16 @@ def decoded(
 ) -> Float[Tensor, "layer pos d_model"]:
     """What these features write at every layer and position, without b_dec; each so many `times` where given."""
     written = activations.new_zeros(transcoder.n_layers, n_pos, transcoder.d_model)
-    for source in range(transcoder.n_layers):
-        here = features[:, 0] == source
-        # In slices, so that the gathered rows of a long prompt do not all lie in memory at once.
-        for part in here.nonzero()[:, 0].split(4096):
+    for source, decoder in enumerate(transcoder.W_dec):
+        here = (features[:, 0] == source).nonzero()[:, 0]
+        # In small slices, so that the gathered rows stay in the cache until they are added.
+        for part in here.split(512):
             _, pos, index = features[part].unbind(1)
-            decoders = transcoder.decoder_rows(source, index).to(activations).unbind(1)
-            for layer, rows in enumerate(decoders, start=source):
-                outgoing = transcoder.outgoing(activations[part], source, layer, index)
+            for step in range(decoder.shape[1]):
+                outgoing = transcoder.outgoing(activations[part], source, source + step, index)
                 outgoing = outgoing if times is None else outgoing * times[part]
-                written[layer].index_add_(0, pos, outgoing[:, None] * rows)
+                rows = decoder[index.to(decoder.device), step].to(outgoing)
+                written[source + step].index_add_(0, pos, rows.mul_(outgoing[:, None]))
     return written
 
 
@@ -260,13 +260,20 @@ def _unexplained(
     activations: Float[Tensor, " feature"],
 ) -> tuple[Float[Tensor, "layer pos d_model"], Float[Tensor, "layer pos d_model"]]:
     wrote = torch.stack([working(write)[0] for write in pieces.writes])
-    unexplained = (
-        wrote - decoded(transcoder, features, activations, wrote.shape[1]) - transcoder.b_dec.to(wrote)[:, None]
-    )
+    explained = decoded(transcoder, features, activations, wrote.shape[1])
+    if not bool(explained.isfinite().all()):
+        _refuse_damaged_rows(transcoder, features)
+    unexplained = wrote - explained - transcoder.b_dec.to(wrote)[:, None]
     errors, masked_writes = unexplained, torch.zeros_like(unexplained)
     masked_writes[:, list(masked)] = unexplained[:, list(masked)]
     errors[:, list(masked)] = 0
     return errors, masked_writes
+
+
+def _refuse_damaged_rows(transcoder: CrossLayerTranscoder, features: Int64[Tensor, "feature 3"]) -> None:
+    for source in range(transcoder.n_layers):
+        for index in features[features[:, 0] == source, 2].unique().split(4096):
+            transcoder.decoder_rows(source, index)
 
 
 def _plain(name: str) -> str:

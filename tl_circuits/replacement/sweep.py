@@ -74,10 +74,13 @@ class Sweep:
 
     def bytes_per_target(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """What a batch holds for each target: cotangents of its prefix, twice, and its row, summed up and sorted."""
-        lengths = torch.tensor([length for length, _ in self.prefixes])
-        length = lengths[torch.bucketize(pos.cpu().contiguous(), lengths, right=True)]
-        numbers = 2 * length * self.local.transcoder.d_model + 3 * len(self.sources)
+        numbers = 2 * self.prefix_lengths(pos) * self.local.transcoder.d_model + 3 * len(self.sources)
         return numbers * self.local.activations.element_size()
+
+    def prefix_lengths(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
+        """How much of the prompt a sweep walks through for a target at each position."""
+        lengths = torch.tensor([length for length, _ in self.prefixes])
+        return lengths[torch.bucketize(pos.cpu().contiguous(), lengths, right=True)]
 
     def batches(self, rows: Int64[Tensor, " batch"], *, join_layers: bool) -> Iterator[Int64[Tensor, " part"]]:
         """Feature rows in parts that fit the memory budget, each of one layer unless `join_layers`.

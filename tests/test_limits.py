@@ -1,0 +1,97 @@
+"""Where an attribution stops, what it is reckoned to take, and what it refuses to begin."""
+
+import pytest
+import torch
+
+from tests import models
+from tl_circuits.attribution import attribute
+from tl_circuits.attribution.plan import plan
+from tl_circuits.errors import SettingError, TLCircuitsWarning
+from tl_circuits.replacement import LocalReplacementModel, localize
+from tl_circuits.replacement.sweep import Sweep
+
+
+def local(family: str = "gpt2") -> LocalReplacementModel:
+    return localize(models.model_of(family, "hooked"), models.transcoder(), torch.arange(12), masked_positions=(0,))
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_a_plan_counts_at_least_the_edges_that_come(family: str) -> None:
+    here = local(family)
+    planned = plan(here, Sweep.of(here))
+    graph = attribute(here)
+    rows = graph.edges.indptr.diff()[: planned.n_features]
+    assert planned.n_features == len(here.features)
+    # The bound is what causality allows, so it is near. Where a block runs attention and MLP in parallel, features of
+    # neighbouring layers meet at their own position only.
+    assert (0.4 if family == "pythia" else 0.8) * planned.edges < int(rows.sum()) <= planned.edges
+
+
+def test_each_stop_is_said_in_the_graph() -> None:
+    here = local()
+    assert attribute(here).provenance.settings["stopped_by"] == "everything"
+    assert attribute(here, coverage=0.5).provenance.settings["stopped_by"] == "coverage"
+    few = attribute(here, max_features=3)
+    assert few.provenance.settings["stopped_by"] == "max_features"
+    assert int(few.expanded.sum()) == 3 + len(few.target_labels)
+    assert attribute(here, time_budget=1e-9).provenance.settings["stopped_by"] == "time_budget"
+    assert attribute(here, time_budget=3600).provenance.settings["stopped_by"] == "everything"
+
+
+def test_a_time_budget_leaves_a_graph_that_is_whole_as_far_as_it_goes() -> None:
+    here = local()
+    graph = attribute(here, time_budget=1e-9)
+    assert 0 <= graph.coverage < 1
+    assert int(graph.expanded.sum()) == len(graph.target_labels)
+    assert graph.conservation_error < 1e-9
+
+
+def test_memory_that_runs_out_on_the_way_stops_a_partial_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_circuits.attribution.expansion.LARGEST_ROUND", 8)
+    here = local()
+    whole = attribute(here)
+    # Twice what the targets' rows take, and not enough for all.
+    budget = len(whole.edges) * 12
+    graph = attribute(here, coverage=1 - 1e-12, memory_budget=budget)
+    assert graph.provenance.settings["stopped_by"] == "memory_budget"
+    assert len(graph.edges) < len(whole.edges)
+
+
+def test_a_full_graph_that_does_not_fit_is_refused_with_the_numbers() -> None:
+    here = local()
+    planned = plan(here, Sweep.of(here))
+    with pytest.raises(
+        SettingError, match=rf"{planned.n_features:,} features has up to {planned.edges:,} edges.* MB.*coverage=0.95"
+    ):
+        attribute(here, memory_budget=planned.bytes - 1)
+    assert attribute(here, memory_budget=planned.bytes).coverage == 1
+
+
+def test_a_budget_that_holds_no_target_is_refused_with_the_least_that_does() -> None:
+    with pytest.raises(SettingError, match=r"memory_budget=1000 is too little .* needs \d+ bytes at least") as caught:
+        attribute(local(), coverage=0.5, memory_budget=1000)
+    least = int(str(caught.value).split(" bytes at least")[0].rsplit(" ", 1)[1])
+    assert attribute(local(), max_features=1, memory_budget=least).coverage < 1
+    with pytest.raises(SettingError, match=f"needs {least} bytes"):
+        attribute(local(), max_features=1, memory_budget=least - 1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("time_budget", 0, "time_budget=0 leaves no time: give seconds"),
+        ("time_budget", -1.0, "time_budget=-1.0 leaves no time"),
+        ("time_budget", float("nan"), "time_budget=nan leaves no time"),
+        ("memory_budget", 0, "memory_budget=0 leaves no memory: give a number of bytes"),
+        ("memory_budget", -5, "memory_budget=-5 leaves no memory"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(setting: str, value: float, says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        attribute(local(), **{setting: value})
+
+
+def test_a_graph_that_takes_long_is_announced_with_what_less_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_circuits.attribution.plan.LONG", 0.0)
+    with pytest.warns(TLCircuitsWarning, match=r"The full graph of \d+ features will take about .*coverage=0.95"):
+        attribute(local())

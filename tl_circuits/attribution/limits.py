@@ -1,0 +1,65 @@
+"""Where an attribution stops: at a share of influence, a number of features, a time, or the end of memory."""
+
+import time
+from dataclasses import dataclass
+
+from tl_circuits.attribution.expansion import Expansion
+from tl_circuits.attribution.plan import COPIES, default_memory_budget
+from tl_circuits.errors import SettingError
+from tl_circuits.graph.asked import whole
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where to stop. `since` is when it began, on a monotonic clock."""
+
+    coverage: float
+    max_features: int | None
+    time_budget: float | int | None
+    memory_budget: int
+    since: float
+
+    @classmethod
+    def of(
+        cls, coverage: float, max_features: int | None, time_budget: float | int | None, memory_budget: int | None
+    ) -> "Limits":
+        """Raises `SettingError` for what is no limit."""
+        if isinstance(coverage, bool) or not isinstance(coverage, int | float) or not 0 < coverage <= 1:
+            raise SettingError(
+                f"coverage={coverage!r} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is "
+                "the full graph."
+            )
+        if max_features is not None and (whole(max_features) is None or max_features < 1):
+            raise SettingError(
+                f"max_features={max_features!r} expands nothing: give a whole number from 1, or None for no limit."
+            )
+        is_time = isinstance(time_budget, int | float) and not isinstance(time_budget, bool)
+        if time_budget is not None and not (is_time and time_budget > 0):
+            raise SettingError(
+                f"time_budget={time_budget!r} leaves no time: give seconds, more than 0, or None for no limit."
+            )
+        if memory_budget is not None and (whole(memory_budget) is None or memory_budget < 1):
+            raise SettingError(
+                f"memory_budget={memory_budget!r} leaves no memory: give a number of bytes, such as 8 * 10**9, or None "
+                "for half of what the machine has to spare."
+            )
+        memory = default_memory_budget() if memory_budget is None else memory_budget
+        return cls(coverage, max_features, time_budget, memory, time.monotonic())
+
+    @property
+    def everything(self) -> bool:
+        """Whether the full graph is asked for, whatever time it takes."""
+        return self.coverage == 1 and self.max_features is None and self.time_budget is None
+
+    def reached(self, expansion: Expansion) -> str | None:
+        """What stops the expansion now, by its name, if anything does."""
+        n_expanded = expansion.n_expanded
+        if n_expanded == expansion.n_features:
+            return "everything"
+        if self.max_features is not None and n_expanded >= self.max_features:
+            return "max_features"
+        if self.time_budget is not None and time.monotonic() - self.since >= self.time_budget:
+            return "time_budget"
+        if COPIES * expansion.bytes >= self.memory_budget:
+            return "memory_budget"
+        return "coverage" if self.coverage < 1 and expansion.coverage() >= self.coverage else None
