@@ -11,6 +11,7 @@ import torch
 
 from tests import named
 from tests.formats.circuit_tracer import write_circuit_tracer
+from tests.formats.dunefsky import write_dunefsky
 from tests.formats.formulas import Written
 from tests.formats.gemma_scope import write_gemma_scope_1, write_gemma_scope_2
 from tests.hub import Hub
@@ -59,6 +60,14 @@ def gemma_scope_2_clt(hub: Hub) -> Written:
     return write_gemma_scope_2(folder / "width_262k_l0_medium_affine", cross_layer=True, n_layers=26)
 
 
+def dunefsky(hub: Hub) -> Written:
+    folder = hub.root / "pchlenski/gpt2-transcoders"
+    written = write_dunefsky(folder, n_layers=12)
+    for path in tuple(folder.iterdir()):
+        path.rename(folder / f"{path.stem}.ln2.hook_normalized_24576.pt")
+    return written
+
+
 def beside(folder: Path, *names: str) -> None:
     """Files that no transcoder is made of."""
     for name in names:
@@ -105,7 +114,10 @@ def files(hub: Hub, stand_in: StandIn) -> set[str]:
 def serve_model(hub: Hub, family: str, *, n_layers: int, hidden_size: int = 4) -> named.Named:
     """The family's model under its real name, as deep as it really is."""
     model = named.FAMILIES[family]
-    sizes: dict[str, Any] = {"hidden_size": hidden_size, "num_hidden_layers": n_layers}
+    # Real prompts are long in a vocabulary of next to nothing but bytes.
+    sizes: dict[str, Any] = {"hidden_size": hidden_size, "num_hidden_layers": n_layers, "max_position_embeddings": 128}
+    if family == "gpt2":
+        sizes = {"n_embd": hidden_size, "n_layer": n_layers, "n_positions": 128, "n_ctx": 128}
     if "layer_types" in model.extra:
         sizes["layer_types"] = ["full_attention"] * n_layers
     deep = dataclasses.replace(model, extra=model.extra | sizes)

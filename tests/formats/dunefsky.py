@@ -20,14 +20,14 @@ class LanguageModelSAERunnerConfig:
 LanguageModelSAERunnerConfig.__module__ = "sae_training.config"
 
 
-def write_dunefsky(folder: Path, **settings: object) -> Written:
+def write_dunefsky(folder: Path, *, n_layers: int = L, **settings: object) -> Written:
     """One file for each layer, its settings as that package leaves them."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     module: Any = ModuleType("sae_training.config")
     module.LanguageModelSAERunnerConfig = LanguageModelSAERunnerConfig
     sys.modules |= {"sae_training": ModuleType("sae_training"), "sae_training.config": module}
     layers: list[Arrays] = []
-    for layer in range(L):
+    for layer in range(n_layers):
         new = numbers(layer)
         arrays = {"W_enc": new(D, F), "b_enc": new(F), "W_dec": new(F, D), "b_dec": new(D), "b_dec_out": new(D)}
         config: Any = LanguageModelSAERunnerConfig()
