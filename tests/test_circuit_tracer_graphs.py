@@ -324,7 +324,8 @@ def test_a_matrix_is_read_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pickled_graph_is_refused_by_load_graph_with_the_way_to_convert_it() -> None:
-    with pytest.raises(FileError, match=r"capped.pt' is not a whole safetensors file.*convert it once.*convert_graph"):
+    way_out = r"capped.pt' is not a whole safetensors file.*once: `tl-circuits convert .*capped.pt .*capped.graph`"
+    with pytest.raises(FileError, match=way_out):
         load_graph(WRITTEN / "capped.pt")
 
 

@@ -66,7 +66,8 @@ def test_an_example_that_loads_by_name_prints_what_the_documentation_shows(
 
     for stand_in in stand_ins.ALL.values():
         stand_in.serve(hub)
-    stand_ins.serve_model(hub, "gemma-2", n_layers=26)
+    for family in ("gemma-2", "gemma-3"):
+        stand_ins.serve_model(hub, family, n_layers=26)
     runpy.run_path(str(example))
     assert capsys.readouterr().out == example.with_suffix(".txt").read_text(encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def read(path: str | Path) -> dict[str, Any]:
 def _way_out(path: Path) -> str:
     if path.suffix not in (".pt", ".pth"):
         return "Save the graph again."
-    return "If circuit-tracer wrote it, convert it once, with tl_circuits.graph.circuit_tracer.convert_graph(...)."
+    names = shlex.join([str(path), str(path.with_suffix(".graph"))])
+    return f"If circuit-tracer wrote it, convert it once: `tl-circuits convert {names}`."
 
 
 def _words(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
