@@ -153,7 +153,7 @@ def test_the_engine_changes_nothing_batches_prefixes_and_order(
     whole = attribute(local).adjacency()
     monkeypatch.setattr("tl_circuits.replacement.sweep._lengths", lambda _: [])
     monkeypatch.setattr("tl_circuits.replacement.sweep.MEMORY_BUDGET", 1)
-    monkeypatch.setattr("tl_circuits.replacement.pieces.COTANGENTS", 1)
+    monkeypatch.setattr("tl_circuits.replacement.pieces.COTANGENTS", {"cpu": 1})
     monkeypatch.setattr("tl_circuits.replacement.written.BLOCK_ROWS", 7)
     monkeypatch.setattr("tl_circuits.sites._HookPoints.find", lambda points, name: _without_gathered(points, name))
     local = localize(local.model, local.transcoder, torch.arange(12), masked_positions=(0,))

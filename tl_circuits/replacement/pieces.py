@@ -20,9 +20,10 @@ from tl_circuits.errors import FitError
 from tl_circuits.sites import Model, Sites, Tap, has_user_hooks, installed
 from tl_circuits.transcoder import CrossLayerTranscoder
 
-COTANGENTS = 2048
-"""Targets times positions that are pulled back at once: enough to fill the matrix products, and within the cache."""
-PATTERNS = 2**18
+COTANGENTS = {"cpu": 2048, "cuda": 2**18}
+"""Targets times positions that are pulled back at once: enough to fill the matrix products, and on a CPU no more than
+its cache holds, on a GPU no more than its memory."""
+PATTERNS = {"cpu": 2**18, "cuda": 2**26}
 """Targets times positions squared that are: autograd copies attention's patterns for each target."""
 
 
@@ -287,8 +288,9 @@ def _pull_back(out: Tensor, leaves: tuple[Tensor, ...], cotangent: Tensor) -> tu
 
 def _in_parts(pull_back: Callable[[Tensor], tuple[Tensor, ...]], cotangent: Tensor) -> tuple[Tensor, ...]:
     """The same, of as many cotangents at a time as the cache holds."""
-    n_pos = cotangent.shape[2]
-    size = max(1, min(COTANGENTS // n_pos, PATTERNS // n_pos**2))
+    n_pos, device = cotangent.shape[2], cotangent.device.type
+    most, patterns = (bounds.get(device, bounds["cpu"]) for bounds in (COTANGENTS, PATTERNS))
+    size = max(1, min(most // n_pos, patterns // n_pos**2))
     parts = [pull_back(part) for part in cotangent.split(size)]
     return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
