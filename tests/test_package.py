@@ -42,6 +42,7 @@ PUBLIC = [
     "TargetError",
     "Targets",
     "TopK",
+    "TraceResults",
     "TrainingSettings",
     "as_saes",
     "attribute",
@@ -55,6 +56,7 @@ PUBLIC = [
     "replace_mlps",
     "save_transcoder",
     "trace",
+    "trace_many",
     "train",
 ]
 

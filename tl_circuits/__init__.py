@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tl_circuits.attribution import Targets as Targets
     from tl_circuits.attribution import attribute as attribute
     from tl_circuits.attribution import trace as trace
+    from tl_circuits.attribution import trace_many as trace_many
     from tl_circuits.errors import FileError as FileError
     from tl_circuits.errors import FitError as FitError
     from tl_circuits.errors import GraphError as GraphError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tl_circuits.errors import TLCircuitsWarning as TLCircuitsWarning
     from tl_circuits.graph import AttributionGraph as AttributionGraph
     from tl_circuits.graph import GraphScores as GraphScores
+    from tl_circuits.graph import TraceResults as TraceResults
     from tl_circuits.graph import load_graph as load_graph
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from tl_circuits.zoo.demo import demo as demo
 
 _ROOMS = {
-    "attribution": ("Target", "Targets", "attribute", "trace"),
+    "attribution": ("Target", "Targets", "attribute", "trace", "trace_many"),
     "errors": (
         "FileError",
         "FitError",
@@ -60,7 +62,7 @@ _ROOMS = {
         "TLCircuitsWarning",
         "TargetError",
     ),
-    "graph": ("AttributionGraph", "GraphScores", "load_graph"),
+    "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph"),
     "nodes": ("Feature",),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),

@@ -9,23 +9,39 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import tl_circuits
-from tl_circuits.errors import FileError, TargetError, TLCircuitsError, TLCircuitsWarning
+from tl_circuits.errors import FileError, TLCircuitsError, TLCircuitsWarning
+from tl_circuits.options import (
+    DEMO,
+    AsJson,
+    ClassName,
+    Coverage,
+    Dtype,
+    Layout,
+    MaxFeatures,
+    MaxTargets,
+    ModelClass,
+    ModelName,
+    Plt,
+    Precision,
+    TargetNames,
+    TranscoderName,
+    VariantName,
+    share,
+)
 
 if TYPE_CHECKING:
     from tl_circuits.graph.report import Output, Report
-    from tl_circuits.nodes import Feature
+    from tl_circuits.graph.traced import TraceResults
     from tl_circuits.replacement import LocalReplacementModel
     from tl_circuits.transcoder.catalogue import Catalogue
     from tl_circuits.transcoder.conversion import Converted
 
-DEMO = "demo"
 DEMO_PROMPT = "the capital of the state containing Dallas is"
 ANOTHER_PROMPT = "the bird of the state containing Oakland is"
 # What the demo's JSON keeps, for viewers: the paper's thresholds.
@@ -42,43 +58,11 @@ app = typer.Typer(
 )
 
 
-class ModelClass(StrEnum):
-    """The classes of TransformerLens that a model can be loaded as."""
-
-    bridge = "bridge"
-    hooked = "hooked"
-
-
-class Layout(StrEnum):
-    """The layouts that a transcoder's folder is written in."""
-
-    circuit_tracer = "circuit-tracer"
-    saelens = "saelens"
-
-
-class Precision(StrEnum):
-    """The dtypes that a model can be loaded in."""
-
-    float32 = "float32"
-    float64 = "float64"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-def _share(value: float | None) -> float | None:
-    if value is not None and not 0 < value <= 1:
-        raise typer.BadParameter(f"{value:g} is no share: give a number above 0 and at most 1.")
-    return value
-
-
 def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"tl-circuits {tl_circuits.__version__}")
         raise typer.Exit
     return wanted
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 
 
 @app.callback()
@@ -125,30 +109,21 @@ def demo_command(
 @app.command("trace")
 def trace_command(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to trace.")],
-    model: Annotated[str, typer.Option(help="A model TransformerLens knows, its folder, or 'demo'.")] = DEMO,
-    transcoder: Annotated[
-        str | None, typer.Option(help="A release, a repository or a folder (see 'list'); 'demo' brings its own.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(help="Which transcoder, where several go by that name.")] = None,
-    plt: Annotated[bool, typer.Option("--plt", help="Take the demo's per-layer transcoder, not its CLT.")] = False,
-    model_class: Annotated[
-        ModelClass, typer.Option("--class", help="TransformerBridge, or HookedTransformer without weight processing.")
-    ] = ModelClass.bridge,
-    dtype: Annotated[Precision, typer.Option(help="What to load the model in.")] = Precision.float32,
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="A token to explain, or a feature such as L2/120@-1, instead of likely ones; repeatable."),
-    ] = None,
-    max_targets: Annotated[int, typer.Option(min=1, help="How many likely tokens to explain at most.")] = 10,
-    coverage: Annotated[
-        float, typer.Option(callback=_share, help="Stop when this share of influence is traced; 1 traces all.")
-    ] = 1.0,
-    max_features: Annotated[int | None, typer.Option(min=1, help="Trace at most this many features.")] = None,
+    model: ModelName = DEMO,
+    transcoder: TranscoderName = None,
+    variant: VariantName = None,
+    plt: Plt = False,
+    model_class: ClassName = ModelClass.bridge,
+    dtype: Dtype = Precision.float32,
+    target: TargetNames = None,
+    max_targets: MaxTargets = 10,
+    coverage: Coverage = 1.0,
+    max_features: MaxFeatures = None,
     prune: Annotated[
-        float | None, typer.Option(callback=_share, help="Keep the nodes that carry this share of influence, say 0.8.")
+        float | None, typer.Option(callback=share, help="Keep the nodes that carry this share of influence, say 0.8.")
     ] = None,
     prune_edges: Annotated[
-        float, typer.Option(callback=_share, help="With --prune, keep the edges that carry this share.")
+        float, typer.Option(callback=share, help="With --prune, keep the edges that carry this share.")
     ] = 0.98,
     out: Annotated[Path | None, typer.Option(help="Write the graph here; tlc.load_graph reads it.")] = None,
     json_out: Annotated[Path | None, typer.Option(help="Write JSON for circuit-tracer's viewers here.")] = None,
@@ -173,8 +148,7 @@ def trace_command(
             model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
         )
         local = localize(borrowed, found, prompt)
-        wanted = [_target(text) for text in target] if target else None
-        graph = attribute(local, wanted, coverage=coverage, max_features=max_features, max_targets=max_targets)
+        graph = attribute(local, target or None, coverage=coverage, max_features=max_features, max_targets=max_targets)
         graph = labelled(graph, borrowed, found) if model == DEMO else graph
         graph = graph if prune is None else graph.prune(prune, prune_edges)
         files = {} if out is None else {"graph": graph.save(out)}
@@ -183,6 +157,55 @@ def trace_command(
             files["json"] = json_out
         report = Report(graph, _top_outputs(local), files)
     _show(report, as_json)
+
+
+@app.command("trace-many")
+def trace_many_command(
+    prompts: Annotated[Path, typer.Argument(metavar="PROMPTS", help="A .txt file, one prompt a line, or .jsonl.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The folder that graphs and index.jsonl are written into.")
+    ],
+    model: ModelName = DEMO,
+    transcoder: TranscoderName = None,
+    variant: VariantName = None,
+    plt: Plt = False,
+    model_class: ClassName = ModelClass.bridge,
+    dtype: Dtype = Precision.float32,
+    target: TargetNames = None,
+    max_targets: MaxTargets = 10,
+    coverage: Coverage = 1.0,
+    max_features: MaxFeatures = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Trace all anew, whatever is in the folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trace many prompts into a folder; where it was broken off, the same command goes on.
+
+    What cannot be traced is listed and does not stop the rest. Several processes share the work:
+    torchrun --nproc-per-node 2 -m tl_circuits trace-many ...
+    """
+    _check_choice(model, transcoder, variant, plt)
+    with _working():
+        import torch
+
+        from tl_circuits.attribution import trace_many
+        from tl_circuits.attribution.prompts import read_prompts
+        from tl_circuits.attribution.ranks import as_launched
+        from tl_circuits.zoo.named import load
+
+        texts = read_prompts(prompts)
+        with as_launched() as speaks:
+            _say(f"loading {model}")
+            shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
+            borrowed, found = load(
+                model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
+            )
+            limits = {"coverage": coverage, "max_features": max_features, "max_targets": max_targets}
+            results = trace_many(borrowed, found, texts, out, targets=target or None, overwrite=overwrite, **limits)
+    if speaks:
+        _show(results, as_json)
+    if len(results) < results.n_prompts:
+        typer.echo(f"tl-circuits: {results!r}: mend those prompts, or give the same command again.", err=True)
+        raise typer.Exit(1)
 
 
 @app.command("list")
@@ -299,15 +322,6 @@ def _one_line(message: object) -> str:
     return visible(" ".join(str(message).split()))
 
 
-def _target(text: str) -> "str | Feature":
-    from tl_circuits.nodes import Feature
-
-    try:
-        return Feature.parse(text)
-    except TargetError:
-        return text
-
-
 def _top_outputs(local: "LocalReplacementModel") -> "tuple[Output, ...]":
     from tl_circuits.graph.report import Output
 
@@ -334,7 +348,7 @@ def _check_place(file: Path | None) -> None:
         raise FileError(f"'{file}' cannot be written: give the name of a file in a folder that exists.")
 
 
-def _show(report: "Report | Catalogue | Converted", as_json: bool) -> None:
+def _show(report: "Report | Catalogue | Converted | TraceResults", as_json: bool) -> None:
     from rich.console import Console
 
     if as_json:

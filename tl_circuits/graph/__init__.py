@@ -6,6 +6,7 @@ from tl_circuits.graph.paths import Path
 from tl_circuits.graph.record import Provenance, Pruned
 from tl_circuits.graph.scores import GraphScores
 from tl_circuits.graph.tables import GraphTables
+from tl_circuits.graph.traced import Traced, TraceResults
 from tl_circuits.graph.views import NodeView
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Path",
     "Provenance",
     "Pruned",
+    "TraceResults",
+    "Traced",
     "conservation_error",
     "load_graph",
 ]

@@ -130,7 +130,7 @@ def _masked(
     model: Model, tokens: Int64[Tensor, " pos"], strings: tuple[str, ...], given: Sequence[int] | None
 ) -> tuple[tuple[int, ...], str]:
     if given is not None:
-        return _inside(len(tokens), _positions(given)), "given by the user"
+        return _inside(len(tokens), as_positions(given)), "given by the user"
     bos = _bos(model.tokenizer)
     if bos is None:
         return (), "nothing masked: the model has no beginning-of-sequence token"
@@ -193,7 +193,8 @@ def _unknown_words(tokenizer: Any, prompt: Prompt, unknown: int) -> list[str]:
     return [prompt[start:stop] for token, (start, stop) in pairs if token == unknown]
 
 
-def _positions(given: Any) -> list[int]:
+def as_positions(given: Any) -> list[int]:
+    """Positions as whole numbers. Raises `PromptError` for what is no sequence of them."""
     positions = given.tolist() if isinstance(given, Tensor | np.ndarray) else given
     if isinstance(positions, str) or not isinstance(positions, Iterable):
         raise PromptError(f"masked_positions={given!r} is no sequence: write (0,) to mask the first, () to mask none.")

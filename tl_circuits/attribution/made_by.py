@@ -1,0 +1,67 @@
+"""What makes a graph what it is, beside its prompt, as JSON values. Graphs of one folder agree in it."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tl_circuits.attribution.targets import Targets
+from tl_circuits.sites import Model, has_user_hooks
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+WHOLE, SAMPLE = 2**20, 1024
+"""Tensors of up to so many numbers are told by all of them, larger ones by a sample: they may be files of gigabytes."""
+
+
+def made_by(
+    model: Model,
+    transcoder: CrossLayerTranscoder,
+    targets: Targets,
+    masked_positions: Sequence[int] | None,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The model, the transcoder and the settings. The weights are told by a hash of a sample of their numbers."""
+    return {
+        "model": str(model.cfg.model_name),
+        "class": type(model).__name__,
+        "weights": fingerprint(cast(Any, model)),
+        "prepend_bos": getattr(model.cfg, "default_prepend_bos", None),
+        "own hooks": has_user_hooks(model),
+        "transcoder": f"{transcoder.extra_repr()}, {transcoder.activation!r}",
+        "transcoder weights": fingerprint(transcoder),
+        "targets": described(targets),
+        "masked_positions": None if masked_positions is None else list(masked_positions),
+        **settings,
+    }
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A hash of the names, shapes, dtypes and numbers of all parameters."""
+    digest = sha256()
+    for name, parameter in module.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
+        digest.update(_sample(parameter.detach()))
+    return digest.hexdigest()[:16]
+
+
+def described(targets: Targets) -> str:
+    """What is to be explained, in words that are the same for the same targets."""
+    if targets.kind == "top":
+        return f"top {targets.max_targets} to {targets.target_probability:g} at {targets.pos}"
+    wanted = [_described(item) for item in targets.wanted]
+    where = "" if targets.layer is None else f" of layer {targets.layer}"
+    return f"{targets.kind} {wanted} at {targets.pos}{where}, weights {targets.weights}, labels {list(targets.labels)}"
+
+
+def _described(item: Any) -> str:
+    return sha256(_sample(item)).hexdigest()[:16] if isinstance(item, Tensor) else repr(item)
+
+
+def _sample(tensor: Tensor) -> bytes:
+    n_numbers = tensor.numel()
+    if n_numbers > WHOLE:
+        places = torch.linspace(0, n_numbers - 1, SAMPLE, dtype=torch.float64, device=tensor.device).long()
+        tensor = tensor[torch.unravel_index(places, tensor.shape)]
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

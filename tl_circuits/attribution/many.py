@@ -1,0 +1,182 @@
+"""Many prompts → a folder of attribution graphs, by one process or several, resumed where it was broken off."""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl_circuits.attribution.attribute import TargetsLike, trace
+from tl_circuits.attribution.limits import Limits
+from tl_circuits.attribution.made_by import made_by
+from tl_circuits.attribution.plan import default_memory_budget
+from tl_circuits.attribution.prompts import as_json, many
+from tl_circuits.attribution.ranks import Ranks, shares, together
+from tl_circuits.attribution.targets import Targets
+from tl_circuits.errors import SettingError, TLCircuitsError, TLCircuitsWarning
+from tl_circuits.graph import AttributionGraph
+from tl_circuits.graph.asked import file_name, flag
+from tl_circuits.graph.traced import Traced, TraceResults, add, begin, graph_name, merge
+from tl_circuits.progress import stage
+from tl_circuits.replacement.localize import check_fit
+from tl_circuits.replacement.prompt import Prompt, as_positions, tokenize
+from tl_circuits.sites import Model
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+PATIENCE = 1800.0
+"""A process that is done waits for the others at least so many seconds, and at least as long as its own share took."""
+
+
+def trace_many(
+    model: Model,
+    transcoder: CrossLayerTranscoder,
+    prompts: Iterable[Prompt] | Path,
+    folder: str | Path,
+    *,
+    targets: TargetsLike = None,
+    masked_positions: Sequence[int] | None = None,
+    coverage: float = 1.0,
+    max_features: int | None = None,
+    time_budget: float | None = None,
+    memory_budget: int | None = None,
+    max_targets: int = 10,
+    target_probability: float = 0.95,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> TraceResults:
+    """`trace` of each prompt, saved in `folder` as soon as it is done: `0000-<first words>.graph`, `0001-...`.
+
+    `prompts` are what `trace` takes, in any number, or the `Path` of a `.txt` or `.jsonl` file with one a line. The
+    settings are those of `trace`, and hold for each prompt. `index.jsonl`, a line per prompt, says what became of it.
+
+    - A prompt that cannot be traced, or takes more memory than there is, does not stop the rest: see `failed`.
+    - Called again with the same model, transcoder, settings and prompts (more may follow at the end), it traces what is
+      not done yet, and what failed. Whatever it was broken off by, graphs that are in the folder are whole. With others
+      it refuses, unless `overwrite` is true: then all is traced anew, and what an earlier call wrote is removed. Models
+      and transcoders are told by a sample of their weights, and by whether you have hooks on the model.
+    - Where `torch.distributed` is initialised, all processes have to call it, with the same arguments and a folder that
+      all of them see. Each traces a share, balanced by the prompts' lengths squared, and each returns the results of
+      all. Graphs equal those of one process, bit by bit where processors, threads (`torch.set_num_threads`) and
+      `memory_budget` are the same. A process that ends or fails ends alone: the others finish their own shares, warn,
+      and return what there is.
+
+    Raises, before anything is traced, `FileError` where the folder cannot be written or was filled otherwise,
+    `PromptError` where no list of prompts is given, `FitError`, `SettingError` and `TargetError` as `trace` does.
+    """
+    folder, given = file_name(folder), many(prompts)
+    positions = None if masked_positions is None else as_positions(masked_positions)
+    wanted = Targets.parse(targets, max_targets, target_probability)
+    Limits.of(coverage, max_features, time_budget, memory_budget)
+    flag("overwrite", overwrite)
+    check_fit(model, transcoder)
+    settings = {"coverage": coverage, "max_features": max_features, "time_budget": time_budget}
+    one = partial(trace, model, transcoder, targets=wanted, masked_positions=positions, **settings)
+    made, plain = made_by(model, transcoder, wanted, positions, settings), [as_json(prompt) for prompt in given]
+    with together() as ranks:
+        decided = ranks.agree(lambda: _plan(model, given, plain, folder, made, overwrite, ranks.size))
+        _check_same(ranks, decided["asked"], _asked(made, plain))
+        mine, start = decided["shares"][ranks.rank], time.monotonic()
+        with stage(_name_of(ranks), len(mine), show=progress if ranks.rank == 0 else False) as bar:
+            for number in mine:
+                memory = default_memory_budget() // ranks.local_size if memory_budget is None else memory_budget
+                entry = Traced(number, plain[number], graph_name(number, len(given), plain[number]))
+                shown = progress if ranks.rank == 0 else False
+                attempt = partial(one, given[number], memory_budget=memory, progress=shown)
+                add(folder, ranks.rank, _traced(entry, attempt, folder))
+                bar.update()
+        absent = ranks.finish(lambda: merge(folder), max(PATIENCE, time.monotonic() - start))
+    return _results(folder, len(given), absent)
+
+
+def _plan(
+    model: Model,
+    given: Sequence[Prompt],
+    plain: Sequence[Any],
+    folder: Path,
+    made: dict[str, Any],
+    overwrite: bool,
+    n_shares: int,
+) -> dict[str, Any]:
+    """What is left to do, shared out. The longest rows of a long prompt are many, so its cost is its length squared."""
+    entries = begin(folder, made, plain, overwrite=overwrite).entries
+    left = [number for number in range(len(given)) if number not in entries or entries[number].file is None]
+    costs = [_n_tokens(model, given[number]) ** 2 for number in left] if n_shares > 1 else [1] * len(left)
+    shared = [[left[place] for place in places] for places in shares(costs, n_shares)]
+    return {"shares": shared, "asked": _asked(made, plain)}
+
+
+def _asked(made: dict[str, Any], plain: Sequence[Any]) -> str:
+    return sha256(dumps([made, list(plain)], sort_keys=True).encode()).hexdigest()
+
+
+def _check_same(ranks: Ranks, decided: str, asked: str) -> None:
+    if decided != asked:
+        raise SettingError(
+            f"Process {ranks.rank} of {ranks.size} was given another model, transcoder, settings or prompts than "
+            "process 0: call trace_many with the same in each."
+        )
+
+
+def _n_tokens(model: Model, prompt: Prompt) -> int:
+    with warnings.catch_warnings():
+        # Whoever traces it says so.
+        warnings.simplefilter("ignore", TLCircuitsWarning)
+        try:
+            return len(tokenize(model, prompt).tokens)
+        except TLCircuitsError:
+            return 0
+
+
+def _traced(entry: Traced, attempt: Callable[[], AttributionGraph], folder: Path) -> Traced:
+    start = time.monotonic()
+    try:
+        graph = attempt()
+    except (TLCircuitsError, RuntimeError, MemoryError) as error:
+        if not isinstance(error, TLCircuitsError) and not is_out_of_memory(error):
+            raise
+        said = f"{type(error).__name__}: {error}"
+        return replace(entry, file=None, seconds=time.monotonic() - start, error=said)
+    assert entry.file is not None
+    graph.save(folder / entry.file)
+    return replace(
+        entry,
+        seconds=time.monotonic() - start,
+        n_tokens=len(graph.tokens),
+        coverage=_known(graph.coverage),
+        conservation_error=_known(graph.conservation_error),
+        probe_error=_known(graph.probe_error),
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch says so by a `RuntimeError` on processors, and by one of its own on GPUs."""
+    said = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return said or any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _name_of(ranks: Ranks) -> str:
+    return "tracing prompts" if ranks.size == 1 else f"tracing prompts (process 1 of {ranks.size})"
+
+
+def _results(folder: Path, n_prompts: int, absent: Sequence[int]) -> TraceResults:
+    results = TraceResults.load(folder).first(n_prompts)
+    if absent and results.missing:
+        warnings.warn(
+            f"Processes {', '.join(map(str, absent))} ended before their share was traced, so {len(results.missing)} "
+            f"of {n_prompts} prompts were not come to. What is done is in '{folder}': call trace_many again for the "
+            "rest.",
+            TLCircuitsWarning,
+            stacklevel=3,
+        )
+    return results

@@ -1,0 +1,64 @@
+"""What the commands take, and how each of it is called and explained."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+DEMO = "demo"
+
+
+class ModelClass(StrEnum):
+    """The classes of TransformerLens that a model can be loaded as."""
+
+    bridge = "bridge"
+    hooked = "hooked"
+
+
+class Layout(StrEnum):
+    """The layouts that a transcoder's folder is written in."""
+
+    circuit_tracer = "circuit-tracer"
+    saelens = "saelens"
+
+
+class Precision(StrEnum):
+    """The dtypes that a model can be loaded in."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def share(value: float | None) -> float | None:
+    """A share as it was given, or a usage error."""
+    if value is not None and not 0 < value <= 1:
+        raise typer.BadParameter(f"{value:g} is no share: give a number above 0 and at most 1.")
+    return value
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+ModelName = Annotated[str, typer.Option("--model", help="A model TransformerLens knows, its folder, or 'demo'.")]
+TranscoderName = Annotated[
+    str | None,
+    typer.Option("--transcoder", help="A release, a repository or a folder (see 'list'); 'demo' brings its own."),
+]
+VariantName = Annotated[str | None, typer.Option("--variant", help="Which transcoder, where several go by that name.")]
+Plt = Annotated[bool, typer.Option("--plt", help="Take the demo's per-layer transcoder, not its CLT.")]
+ClassName = Annotated[
+    ModelClass, typer.Option("--class", help="TransformerBridge, or HookedTransformer without weight processing.")
+]
+Dtype = Annotated[Precision, typer.Option("--dtype", help="What to load the model in.")]
+TargetNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", help="A token to explain, or a feature such as L2/120@-1, instead of likely ones; repeatable."
+    ),
+]
+MaxTargets = Annotated[int, typer.Option("--max-targets", min=1, help="How many likely tokens to explain at most.")]
+Coverage = Annotated[
+    float,
+    typer.Option("--coverage", callback=share, help="Stop when this share of influence is traced; 1 traces all."),
+]
+MaxFeatures = Annotated[int | None, typer.Option("--max-features", min=1, help="Trace at most this many features.")]
