@@ -133,7 +133,8 @@ def write_sparse(path: Path, tensors: dict[str, tuple[tuple[int, ...], dict[int,
 def write_gemma_scope_1(folder: Path, n_layers: int) -> None:
     """Gemma Scope 1's layout, in float32, uncompressed as it is published."""
     for layer in range(n_layers):
-        features, encoders, decoders = _few(layer, 1)
+        # Encoders lie in columns here: features all over the layer would leave no holes.
+        features, encoders, decoders = _few(layer, 1, among=512)
         W_enc, W_dec = np.zeros((D_MODEL, N_FEATURES), np.float32), np.zeros((N_FEATURES, D_MODEL), np.float32)
         W_enc[:, features], W_dec[features] = encoders.T.numpy(), decoders[:, 0].numpy()
         path = folder / f"layer_{layer}" / "width_16k" / "average_l0_6" / "params.npz"
@@ -158,7 +159,7 @@ class Holes(io.FileIO):
 
     def write(self, data: Any) -> int:
         """Pages of zeros are passed over; the file's end is written always, so nothing is lost."""
-        view, page = memoryview(data).cast("B"), 1 << 16
+        view, page = memoryview(data).cast("B"), 1 << 12
         for start in range(0, len(view), page):
             part = view[start : start + page]
             if len(part) == page and not np.frombuffer(part, np.uint8).any():
@@ -168,10 +169,10 @@ class Holes(io.FileIO):
         return len(view)
 
 
-def _few(layer: int, written: int) -> tuple[Sequence[int], Tensor, Tensor]:
-    """Some features, all over the layer, with their encoders and decoders."""
+def _few(layer: int, written: int, *, among: int = N_FEATURES) -> tuple[Sequence[int], Tensor, Tensor]:
+    """Some of the first so many features of a layer, with their encoders and decoders."""
     generator = torch.Generator().manual_seed(layer)
-    features = torch.randperm(N_FEATURES, generator=generator)[:_FEW]
+    features = torch.randperm(among, generator=generator)[:_FEW]
     encoders = torch.randn(_FEW, D_MODEL, generator=generator) / D_MODEL**0.5
     decoders = torch.randn(_FEW, written, D_MODEL, generator=generator) / D_MODEL
     return features.tolist(), encoders, decoders
