@@ -271,14 +271,13 @@ def test_what_is_written_holds_the_names_and_shapes_of_the_layout_and_no_more(
     assert config["feature_input_hook"] == transcoder.read
     assert config["feature_output_hook"] == "hook_mlp_out"
     assert config["model_name"] == transcoder.model_name
-    assert {"relu": "relu", "topk": "topk", "groupmax": "groupmax"}.get(transcoder.activation.name) == config.get(
-        "activation"
-    )
-    assert config.get("k") == (transcoder.activation.k if isinstance(transcoder.activation, TopK) else None)
+    assert config.get("activation") == ("relu" if transcoder.activation.name == "relu" else None)
     expected: dict[str, dict[str, tuple[int, ...]]] = {}
     kind = "transcoder_set" if transcoder.is_per_layer else "cross_layer_transcoder"
-    # circuit-tracer refuses a kind that it does not know, and knows no shift.
-    assert config["model_kind"] == (kind if transcoder.shift is None else f"shifted_{kind}")
+    # circuit-tracer refuses a kind that it does not know; it knows no shift, and of a cross-layer transcoder no skip.
+    unknown = transcoder.activation.name in ("topk", "groupmax") or transcoder.shift is not None
+    unknown |= transcoder.W_skip is not None and not transcoder.is_per_layer
+    assert config["model_kind"] == (f"tl_circuits_{kind}" if unknown else kind)
     for layer, n in enumerate(transcoder.n_features):
         if transcoder.is_per_layer:
             names = {"W_enc": (n, d), "W_dec": (n, d), "b_enc": (n,), "b_dec": (d,)}
@@ -584,10 +583,6 @@ CROSS_LAYER_FAULTS = {
         lambda f: replace(f, "W_enc_1.safetensors", shift_1=ONES((4, 3), np.float32)),
         r"shift_1 in .*W_enc_1.safetensors' has shape \(4, 3\), but \(4, 2\) was expected",
     ),
-    "no shifts": (
-        lambda f: rewrite(f, model_kind="shifted_cross_layer_transcoder"),
-        r"W_enc_0.safetensors' holds W_enc_0, b_dec_0, b_enc_0, but no shift_0",
-    ),
     "unknown kind": (lambda f: rewrite(f, model_kind="sae"), r"model_kind: 'sae' in .* is unknown: cross_layer_transc"),
     "no hook": (lambda f: rewrite(f, feature_input_hook=None), r"feature_input_hook: None in .* names no hook point"),
     "no name": (lambda f: rewrite(f, model_name=3), r"model_name: 3 in .* is no name: give text, or leave it out"),
@@ -654,10 +649,6 @@ PER_LAYER_FAULTS = {
     "another width": (
         lambda f: replace(f, "layer_1.safetensors", W_dec=ONES((4, 3), np.float32)),
         r"W_dec in .*layer_1.safetensors' has shape \(4, 3\), but \(4, 2\) was expected",
-    ),
-    "no shifts": (
-        lambda f: rewrite(f, model_kind="shifted_transcoder_set"),
-        r"layer_0.safetensors' holds W_dec, W_enc, b_dec, b_enc, but no shift: was the file",
     ),
     "a way out": (
         lambda f: rewrite(f, transcoders=["../../secret.safetensors"] * 3),

@@ -7,20 +7,22 @@ A cross-layer transcoder of L layers (`model_kind: cross_layer_transcoder`), l =
                             threshold_{l} (feature)
     W_dec_{l}.safetensors   W_dec_{l} (feature, L−l, d_model): column k writes layer l+k
 
-A per-layer transcoder (`model_kind: transcoder_set`; `activation: relu` or `topk` with `k`, neither with a threshold):
+A per-layer transcoder (`model_kind: transcoder_set`):
 
     layer_{l}.safetensors   W_enc and W_dec (feature, d_model), b_enc (feature), b_dec (d_model),
                             activation_function.threshold (feature), W_skip (d_out, d_in), added as x @ W_skip.T
 
-A transcoder with shifts has a `model_kind` of ours, `shifted_cross_layer_transcoder` or `shifted_transcoder_set`, which
-circuit-tracer refuses: `shift_{l}` (feature, L−l) lies beside `W_enc_{l}`, or `shift` (feature, 1) in `layer_{l}`,
-where circuit-tracer refuses any name that it does not know. Only its `load_clt`, called with the path of a folder,
-reads no config.yaml and leaves the shifts of a cross-layer transcoder out.
+Where there are thresholds it is JumpReLU, else ReLU. A config.yaml may name another activation (`activation: topk` with
+`k`), which is followed here; circuit-tracer 0.5 looks at the thresholds alone.
 
-What else that layout has no place for is kept where circuit-tracer does not look: `W_skip_{l}` (d_in, d_out) beside
-`W_enc_{l}`, and the key `tl_circuits` of config.yaml. A feature that writes fewer layers than it could is padded with
-zeros, which says the same to circuit-tracer; BatchTopK is stored as the JumpReLU that it is at inference. Only for a
-*cross-layer* TopK or skip does circuit-tracer read less than was written: it knows neither, and takes ReLU and no skip.
+What circuit-tracer would compute otherwise (TopK, GroupMax, shifts, skips of a cross-layer transcoder) has a
+`model_kind` of ours, `tl_circuits_cross_layer_transcoder` or `tl_circuits_transcoder_set`, which it refuses. Beside
+`W_enc_{l}` lie `W_skip_{l}` (d_in, d_out) and `shift_{l}` (feature, L−l) then, and `shift` (feature, 1) in `layer_{l}`.
+Only its `load_clt` and `load_transcoder_set`, called with paths, read no config.yaml and see none of this.
+
+What else that layout has no place for is under the key `tl_circuits` of config.yaml, where circuit-tracer does not
+look. A feature that writes fewer layers than it could is padded with zeros, which says the same to circuit-tracer;
+BatchTopK is stored as the JumpReLU that it is at inference.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ import yaml
 from torch import Tensor
 
 from tl_circuits.errors import FileError
-from tl_circuits.transcoder.activations import Activation, GroupMax, ReLU, TopK
+from tl_circuits.transcoder.activations import Activation, BatchTopK, JumpReLU, ReLU
 from tl_circuits.transcoder.files.activations import build, describe, threshold_at
 from tl_circuits.transcoder.files.configs import read_yaml
 from tl_circuits.transcoder.files.folders import new_folder
@@ -46,9 +48,9 @@ from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
 CONFIG = "config.yaml"
 CROSS_LAYER, PER_LAYER = "cross_layer_transcoder", "transcoder_set"
-# circuit-tracer has no shifts, and must not take the folder for a transcoder without.
-SHIFTED = {CROSS_LAYER: f"shifted_{CROSS_LAYER}", PER_LAYER: f"shifted_{PER_LAYER}"}
-_KINDS = (CROSS_LAYER, PER_LAYER, *SHIFTED.values())
+OWN = {kind: f"tl_circuits_{kind}" for kind in (CROSS_LAYER, PER_LAYER)}
+"""What circuit-tracer must not take for one of its own."""
+_KINDS = (CROSS_LAYER, PER_LAYER, *OWN.values())
 _STEMS = ("W_enc", "W_dec", "layer")
 _THRESHOLD = "activation_function.threshold"
 
@@ -86,12 +88,10 @@ def load(folder: Path) -> CrossLayerTranscoder:
             write=config["feature_output_hook"],
             model_name=config.get("model_name"),
         )
-    kind = config["model_kind"]
-    shifted = kind in SHIFTED.values()
-    if kind in (CROSS_LAYER, SHIFTED[CROSS_LAYER]):
-        layers = _read_cross_layer(folder, shifted=shifted)
+    if config["model_kind"] in (CROSS_LAYER, OWN[CROSS_LAYER]):
+        layers = _read_cross_layer(folder)
     else:
-        layers = _read_per_layer(folder, paths, shifted=shifted)
+        layers = _read_per_layer(folder, paths)
     ours = _read_ours(folder, config, layers)
     return assemble(
         folder,
@@ -120,19 +120,13 @@ def _describe(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
     kind = PER_LAYER if transcoder.is_per_layer else CROSS_LAYER
     config: dict[str, Any] = {
         "model_name": transcoder.model_name,
-        "model_kind": kind if transcoder.shift is None else SHIFTED[kind],
+        "model_kind": kind if _is_circuit_tracers(transcoder) else OWN[kind],
         "feature_input_hook": transcoder.read,
         "feature_output_hook": transcoder.write,
         "scan": None,
     }
-    # circuit-tracer takes JumpReLU from the thresholds where no activation is named.
     if isinstance(transcoder.activation, ReLU):
         config["activation"] = "relu"
-    elif isinstance(transcoder.activation, TopK):
-        config |= {"activation": "topk", "k": transcoder.activation.k}
-    elif isinstance(transcoder.activation, GroupMax):
-        # circuit-tracer does not know it, and must not take the folder for a ReLU transcoder.
-        config["activation"] = "groupmax"
     ours = {
         "format": 1,
         "activation": describe(transcoder.activation),
@@ -140,6 +134,13 @@ def _describe(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
         "processed_weights": transcoder.processed_weights,
     }
     return config | {"tl_circuits": ours}
+
+
+def _is_circuit_tracers(transcoder: CrossLayerTranscoder) -> bool:
+    """Whether circuit-tracer computes the same from what is written."""
+    has_its_activation = isinstance(transcoder.activation, ReLU | JumpReLU | BatchTopK)
+    has_its_skip = transcoder.W_skip is None or transcoder.is_per_layer
+    return has_its_activation and has_its_skip and transcoder.shift is None
 
 
 def _write_cross_layer(transcoder: CrossLayerTranscoder, layer: int, folder: Path) -> None:
@@ -208,7 +209,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_cross_layer(folder: Path, *, shifted: bool) -> list[_Layer]:
+def _read_cross_layer(folder: Path) -> list[_Layer]:
     encoders, decoders = _numbered(folder, "W_enc"), _numbered(folder, "W_dec")
     n_layers, d_model = len(encoders), None
     if len(decoders) != n_layers:
@@ -230,13 +231,12 @@ def _read_cross_layer(folder: Path, *, shifted: bool) -> list[_Layer]:
         W_dec = decoder.get(f"W_dec_{layer}", n_features, n_layers - layer, d_model)
         threshold = encoder.get(f"threshold_{layer}", n_features) if f"threshold_{layer}" in encoder.shapes else None
         W_skip = encoder.get(f"W_skip_{layer}", d_model, d_model) if f"W_skip_{layer}" in encoder.shapes else None
-        has_shift = shifted or f"shift_{layer}" in encoder.shapes
-        shift = encoder.get(f"shift_{layer}", n_features, n_layers - layer) if has_shift else None
+        shift = encoder.get(f"shift_{layer}", n_features, n_layers - layer) if f"shift_{layer}" in encoder.shapes else None
         layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip, shift), threshold))
     return layers
 
 
-def _read_per_layer(folder: Path, paths: Sequence[Path], *, shifted: bool) -> list[_Layer]:
+def _read_per_layer(folder: Path, paths: Sequence[Path]) -> list[_Layer]:
     files = [open_tensors(path) for path in paths] or _numbered(folder, "layer")
     d_model, layers = None, []
     for file in files:
@@ -247,7 +247,7 @@ def _read_per_layer(folder: Path, paths: Sequence[Path], *, shifted: bool) -> li
         threshold = file.get(_THRESHOLD, n_features) if _THRESHOLD in file.shapes else None
         W_skip = file.get("W_skip", d_model, d_model).T if "W_skip" in file.shapes else None
         k = int(file.get("k", dtypes=("I64", "I32"))) if "k" in file.shapes else None
-        shift = file.get("shift", n_features, 1) if shifted or "shift" in file.shapes else None
+        shift = file.get("shift", n_features, 1) if "shift" in file.shapes else None
         layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip, shift), threshold, k))
     return layers
 
