@@ -245,6 +245,14 @@ def test_the_activation_is_read_where_circuit_tracer_writes_it(
     assert (type(found), getattr(found, "k", None)) == (type(expected), getattr(expected, "k", None))
 
 
+@pytest.mark.parametrize(("config", "found"), [("", "'2', '3'"), ("k: 4\n", "'2', '3', '4'")])
+def test_layers_that_keep_different_numbers_of_features_are_refused(tmp_path: Path, config: str, found: str) -> None:
+    write_per_layer(tmp_path / "plt", config, k=np.array(3))
+    replace(tmp_path / "plt", "layer_1.safetensors", k=np.array(2))
+    with pytest.raises(FileError, match=rf"plt' has more than one k, \[{found}\] in config.yaml and the layers' files"):
+        load_transcoder(tmp_path / "plt")
+
+
 def test_files_that_the_config_lists_are_read_in_its_order(tmp_path: Path) -> None:
     layers = write_per_layer(tmp_path / "plt", "transcoders: [layer_2.safetensors, layer_0.safetensors]\n")
     plt = load_transcoder(tmp_path / "plt")

@@ -229,9 +229,9 @@ def _read_cross_layer(folder: Path) -> list[_Layer]:
         n_features, d_model = W_enc.shape
         b_enc, b_dec = encoder.get(f"b_enc_{layer}", n_features), encoder.get(f"b_dec_{layer}", d_model)
         W_dec = decoder.get(f"W_dec_{layer}", n_features, n_layers - layer, d_model)
-        threshold = encoder.get(f"threshold_{layer}", n_features) if f"threshold_{layer}" in encoder.shapes else None
-        W_skip = encoder.get(f"W_skip_{layer}", d_model, d_model) if f"W_skip_{layer}" in encoder.shapes else None
-        shift = encoder.get(f"shift_{layer}", n_features, n_layers - layer) if f"shift_{layer}" in encoder.shapes else None
+        threshold = encoder.find(f"threshold_{layer}", n_features)
+        W_skip = encoder.find(f"W_skip_{layer}", d_model, d_model)
+        shift = encoder.find(f"shift_{layer}", n_features, n_layers - layer)
         layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip, shift), threshold))
     return layers
 
@@ -244,10 +244,11 @@ def _read_per_layer(folder: Path, paths: Sequence[Path]) -> list[_Layer]:
         n_features, d_model = W_enc.shape
         b_enc, b_dec = file.get("b_enc", n_features), file.get("b_dec", d_model)
         W_dec = file.get("W_dec", n_features, d_model).unsqueeze(1)
-        threshold = file.get(_THRESHOLD, n_features) if _THRESHOLD in file.shapes else None
-        W_skip = file.get("W_skip", d_model, d_model).T if "W_skip" in file.shapes else None
+        threshold = file.find(_THRESHOLD, n_features)
+        skip = file.find("W_skip", d_model, d_model)
+        W_skip = None if skip is None else skip.T
         k = int(file.get("k", dtypes=("I64", "I32"))) if "k" in file.shapes else None
-        shift = file.get("shift", n_features, 1) if "shift" in file.shapes else None
+        shift = file.find("shift", n_features, 1)
         layers.append(_Layer(Layer(W_enc, b_enc, W_dec, b_dec, W_skip, shift), threshold, k))
     return layers
 
@@ -307,11 +308,23 @@ def _activation(folder: Path, config: dict[str, Any], ours: dict[str, Any], laye
     thresholds = [layer.threshold for layer in layers]
     details = ours["activation"]
     if details is None:
-        k = config.get("k", next((layer.k for layer in layers if layer.k is not None), None))
+        k = _k(folder, config, layers)
         inferred = "jump_relu" if any(theta is not None for theta in thresholds) else "relu" if k is None else "topk"
         name = config.get("activation") or inferred
         details = {"name": "jump_relu" if name in ("jumprelu", "jump-relu") else name} | ({} if k is None else {"k": k})
     return build(details, thresholds, str(folder / CONFIG))
+
+
+def _k(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> Any:
+    """What the config says, or else all layer files."""
+    stored = {layer.k for layer in layers}
+    known = {config["k"]} | (stored - {None}) if type(config.get("k")) is int else stored
+    if len(known) > 1:
+        raise FileError(
+            f"'{folder}' has more than one k, {sorted(map(str, known))} in {CONFIG} and the layers' files: one serves all "
+            "layers here; take transcoders that were trained together."
+        )
+    return config.get("k", *stored)
 
 
 def _table(folder: Path, name: str, value: object) -> dict[str, Any]:

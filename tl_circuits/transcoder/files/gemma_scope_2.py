@@ -82,13 +82,12 @@ def read_layer(file: TensorFile, number: int, d_model: int | None, n_layers: int
     """Layer `number` of `n_layers` and its thresholds, `d_model` wide where that is known already."""
     W_enc = file.get("w_enc", d_model, None)
     d_model, n_features = W_enc.shape
-    skip = "affine_skip_connection"
     layer = Layer(
         W_enc.T,
         file.get("b_enc", n_features),
         _decoder(file, number, n_features, d_model, n_layers),
         file.get("b_dec", d_model),
-        file.get(skip, d_model, d_model) if skip in file.shapes else None,
+        file.find("affine_skip_connection", d_model, d_model),
     )
     return layer, file.get("threshold", n_features)
 

@@ -43,8 +43,7 @@ class TensorFile:
             expected = ", ".join("any" if want is None else str(want) for want in shape)
             raise FileError(
                 f"{name} in '{self.path}' has shape {found}, but ({expected}) was expected from the layout and the "
-                "files before "
-                "it: rows are features. Transpose it, or fetch the file again."
+                "files before it: rows are features. Transpose it, or fetch the file again."
             )
         if self.dtypes[name] not in dtypes:
             raise FileError(
@@ -56,6 +55,10 @@ class TensorFile:
                 return file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise FileError(f"{name} cannot be read from '{self.path}' ({error}): fetch the file again.") from error
+
+    def find(self, name: str, *shape: int | None) -> Tensor | None:
+        """The same, or None where no tensor has that name."""
+        return self.get(name, *shape) if name in self.shapes else None
 
 
 def open_tensors(path: Path) -> TensorFile:
@@ -120,8 +123,7 @@ def _not_safetensors(path: Path, start: bytes, size: int) -> FileError:
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         return FileError(
             f"'{path}' is a zip archive or a pickle under another name. Such files can run code when they are opened, "
-            "so it "
-            "was left shut: convert it to safetensors where you trust it."
+            "so it was left shut: convert it to safetensors where you trust it."
         )
     return FileError(f"'{path}' ({size} bytes) is not a safetensors file: fetch it again.")
 
