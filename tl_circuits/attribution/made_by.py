@@ -50,9 +50,11 @@ def described(targets: Targets) -> str:
     """What is to be explained, in words that are the same for the same targets."""
     if targets.kind == "top":
         return f"top {targets.max_targets} to {targets.target_probability:g} at {targets.pos}"
-    wanted = [_described(item) for item in targets.wanted]
-    where = "" if targets.layer is None else f" of layer {targets.layer}"
-    return f"{targets.kind} {wanted} at {targets.pos}{where}, weights {targets.weights}, labels {list(targets.labels)}"
+    said = [targets.kind, ", ".join(_described(item) for item in targets.wanted), f"at {targets.pos}"]
+    said += [] if targets.layer is None else [f"of layer {targets.layer}"]
+    said += [] if targets.weights is None else [f"weighing {', '.join(map(repr, targets.weights))}"]
+    said += [] if not targets.labels else [f"called {', '.join(map(repr, targets.labels))}"]
+    return " ".join(said)
 
 
 def _described(item: Any) -> str:

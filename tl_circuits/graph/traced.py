@@ -74,12 +74,13 @@ class Traced:
         names = {item.name for item in fields(cls)}
         if not isinstance(plain, dict) or plain.keys() != names | {"status"}:
             raise ValueError(f"it holds other fields than {', '.join(sorted(names))}")
-        found = cls(**{name: plain[name] for name in names})
         wrong = [name for name, kind in _KINDS.items() if not isinstance(plain[name], kind) or plain[name] is True]
-        named = found.file is None or _GRAPH.fullmatch(found.file)
-        if wrong or not named or found.number < 0 or (found.file is None) == (found.error is None):
-            raise ValueError(f"see {', '.join(wrong) or 'number, file and error'}")
-        return found
+        file, number = plain["file"], plain["number"]
+        if not wrong and (number < 0 or (file is None) == (plain["error"] is None)):
+            wrong = ["number", "file", "error"]
+        if wrong or not (file is None or _GRAPH.fullmatch(file)):
+            raise ValueError(f"see {', '.join(wrong) or 'file'}")
+        return cls(**{name: plain[name] for name in names})
 
 
 @dataclass(frozen=True)

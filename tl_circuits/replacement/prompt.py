@@ -86,7 +86,7 @@ def _text_ids(model: Model, prompt: Any) -> Int64[Tensor, " pos"]:
     if model.tokenizer is None:
         raise PromptError("This model has no tokenizer, so it cannot read text: give token ids instead.")
     if isinstance(prompt, str):
-        return cast(Any, model).to_tokens(prompt, truncate=False)[0]
+        return cast(Any, model).to_tokens(_unicode(prompt), truncate=False)[0]
     try:
         text = model.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
     except Exception as error:
@@ -95,7 +95,18 @@ def _text_ids(model: Model, prompt: Any) -> Int64[Tensor, " pos"]:
             f"The tokenizer cannot lay out these chat messages: {error!s:.200} Give each a role and a content, and a "
             "model whose tokenizer has a chat template; or give text."
         ) from error
-    return torch.tensor(model.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+    return torch.tensor(model.tokenizer(_unicode(text), add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"The prompt holds {text[error.start]!r} at place {error.start}, which is half a character and no text: "
+            "leave it out, or decode the text anew with the right encoding."
+        ) from error
+    return text
 
 
 def _check_ids(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
