@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from tl_circuits.graph import GraphScores as GraphScores
     from tl_circuits.graph import TraceResults as TraceResults
     from tl_circuits.graph import load_graph as load_graph
+    from tl_circuits.intervention import intervene as intervene
     from tl_circuits.nodes import Feature as Feature
+    from tl_circuits.nodes import Intervention as Intervention
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
     from tl_circuits.replacement import localize as localize
     from tl_circuits.replacement import replace_mlps as replace_mlps
@@ -63,7 +65,8 @@ _ROOMS = {
         "TargetError",
     ),
     "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph"),
-    "nodes": ("Feature",),
+    "intervention": ("intervene",),
+    "nodes": ("Feature", "Intervention"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
     "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),

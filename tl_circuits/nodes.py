@@ -11,18 +11,20 @@ the position embedding at one position, *masked* what an MLP writes at a positio
 on, *b_dec* the transcoder's bias into one layer, *bias* every other constant of one block (attention and norm biases).
 """
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
-from tl_circuits.errors import GraphError, TargetError
+from tl_circuits.errors import GraphError, SettingError, TargetError
 
 
 class Kind(IntEnum):
@@ -74,6 +76,57 @@ class Feature(NamedTuple):
                 f"{text!r} does not name a feature: write it as L<layer>/<index>@<position>, say L3/120@-1."
             )
         return cls(int(match["layer"]), int(match["pos"]), int(match["index"]))
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is done to a feature, or alike to each of several (a supernode): `Intervention("L2/623@-1", scale=0)`.
+
+    One of `scale` (its activation times that: 1 changes nothing, 0 ablates, -1 flips), `value` (its activation is that)
+    and `add` (its activation plus that), a finite number. Features at their own position, or, with `positions`, at that
+    one, at several or at a slice of the prompt instead; negative ones count from the end. Raises `SettingError` for
+    anything else, and `TargetError` for a text that names no feature.
+    """
+
+    feature: Feature | str | Sequence[Feature | str]
+    scale: float | int | None = None
+    value: float | int | None = field(default=None, kw_only=True)
+    add: float | int | None = field(default=None, kw_only=True)
+    positions: int | slice | Sequence[int] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in ("scale", "value", "add") if getattr(self, name) is not None}
+        said = ", ".join(f"{name}={value!r:.40}" for name, value in given.items()) or "nothing"
+        if len(given) != 1:
+            raise SettingError(
+                f"An intervention on {self.feature!s:.80} was given {said} to do: give one of scale, value and add; "
+                "scale=0 ablates."
+            )
+        if not all(_is_finite(value) for value in given.values()):
+            raise SettingError(f"An intervention on {self.feature!s:.80} was given {said}: give a finite number.")
+        if not self.features:
+            raise SettingError("An intervention on no feature was given: name at least one, such as 'L3/120@-1'.")
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The features that it is on, as they were given."""
+        given: Any = self.feature
+        several = isinstance(given, Sequence) and not isinstance(given, str | Feature)
+        return tuple(_as_feature(item) for item in (given if several else [given]))
+
+    @property
+    def affine(self) -> tuple[float, float]:
+        """(factor, offset): an activation a becomes factor · a + offset."""
+        if self.scale is not None:
+            return float(self.scale), 0.0
+        return (0.0, float(self.value)) if self.value is not None else (1.0, float(self.add or 0))
+
+    def __str__(self) -> str:
+        names = [str(feature) for feature in self.features]
+        what = names[0] if len(names) == 1 else f"{len(names)} features ({names[0]}, ...)"
+        verb = next(name for name in ("scale", "value", "add") if getattr(self, name) is not None)
+        where = "" if self.positions is None else f" at {_written(self.positions)}"
+        return f"{what}{where} {verb}={getattr(self, verb):g}"
 
 
 class NodeId(NamedTuple):
@@ -242,3 +295,24 @@ def _stack(*blocks: tuple[Kind, Int[Tensor, "_ 3"]]) -> Nodes:
     kind = torch.cat([torch.full((len(rows),), int(kind)) for kind, rows in blocks])
     layer, pos, index = torch.cat([rows.to(torch.int64).reshape(-1, 3) for _, rows in blocks]).unbind(1)
     return Nodes(kind, layer, pos, index)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_feature(given: object) -> Feature:
+    if isinstance(given, str):
+        return Feature.parse(given)
+    if isinstance(given, Feature):
+        return given
+    raise SettingError(
+        f"{given!r:.80} is no feature: write 'L3/120@-1', or tlc.Feature(layer=3, pos=-1, index=120); a list of them "
+        "is a supernode."
+    )
+
+
+def _written(positions: object) -> str:
+    if not isinstance(positions, slice):
+        return str(positions)
+    return ":".join("" if bound is None else str(bound) for bound in (positions.start, positions.stop))

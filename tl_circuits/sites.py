@@ -87,6 +87,11 @@ class Sites:
         """The number of MLPs."""
         return len(self.sites)
 
+    @property
+    def patterns(self) -> tuple[Tap, ...]:
+        """Those of the frozen taps where attention patterns pass."""
+        return tuple(tap for tap in self.frozen if tap.name.endswith("attn.hook_pattern"))
+
     @classmethod
     def of(cls, model: Model, read: str, write: str) -> "Sites":
         """The sites of a model, for a transcoder that reads and writes at these points inside each block.

@@ -3,7 +3,7 @@
 Ameisen et al. 2025, "From Cross-Layer Transcoder to Replacement Model" and "The Local Replacement Model".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +81,7 @@ def localize(
     cannot run. Warns once of 16-bit models, and of a transcoder that was trained on another model.
     """
     check_fit(model, transcoder)
-    _refuse_replaced(model)
+    refuse_replaced(model)
     with torch.inference_mode(False), torch.no_grad():
         sites = Sites.of(model, transcoder.read, transcoder.write)
         warn_of_doubts(model, transcoder)
@@ -158,7 +158,8 @@ def replaced(model: Model, *, exact: bool) -> Iterator[None]:
         _REPLACED[model] -= 1
 
 
-def _refuse_replaced(model: Model) -> None:
+def refuse_replaced(model: Model) -> None:
+    """Raises `FitError` where the MLPs of the model are replaced at the moment, without error terms."""
     if _REPLACED.get(model, 0):
         raise FitError(
             "The model's MLPs are replaced at the moment (tlc.replace_mlps), so every transcoder would seem perfect "
@@ -186,11 +187,7 @@ def replay(
     Attention patterns, norm denominators and MLP writes are put back to the prompt's values, and nothing re-encodes:
     what changes is the sum of the edges of the added sources, which makes this the check of all edges.
     """
-    pieces, reads = local.pieces, dict[int, Tensor]()
-    frozen = {tap: iter(values) for tap, values in pieces.frozen.items()}
-    functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {
-        tap: (lambda value, values=values: next(values, value)) for tap, values in frozen.items()
-    }
+    pieces, reads, functions = local.pieces, dict[int, Tensor](), put_back(local, local.sites.frozen)
 
     def read(layer: int) -> Callable[[Tensor], None]:
         return lambda value: reads.__setitem__(layer, value)
@@ -213,6 +210,19 @@ def replay(
     with torch.inference_mode(False), torch.no_grad(), installed(local.model, functions):
         local.model(local.prompt.tokens[None])
     return tuple(working(reads[layer])[0] for layer in range(local.n_layers + 1))
+
+
+def put_back(local: LocalReplacementModel, taps: Iterable[Tap]) -> dict[Tap, Callable[[Tensor], Tensor | None]]:
+    """Functions that hold these of the frozen taps, in one pass of any batch size, at the prompt's values."""
+
+    def hold(values: Iterator[Tensor]) -> Callable[[Tensor], Tensor]:
+        def put(value: Tensor) -> Tensor:
+            held = next(values, value)
+            return held if len(held) == len(value) else held.expand(len(value), *held.shape[1:])
+
+        return put
+
+    return {tap: hold(iter(local.pieces.frozen[tap])) for tap in taps}
 
 
 def decoded(
