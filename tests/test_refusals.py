@@ -161,6 +161,7 @@ def test_nan_in_a_decoder_row_that_is_used() -> None:
         (lambda: tlc.JumpReLU(torch.full((3, 4), float("nan"))), "12 of 12.*NaN"),
         (lambda: tlc.JumpReLU(torch.zeros(2, 2, 2)), r"\(2, 2, 2\)"),
         (lambda: tlc.JumpReLU(0.1, bandwidth=0.0), "bandwidth=0.0"),
+        (lambda: tlc.JumpReLU(0.1, bandwidth=float("nan")), "bandwidth=nan must be positive and finite"),
         (lambda: tlc.TopK(0), "k=0"),
         (lambda: tlc.BatchTopK(3, torch.tensor([float("nan")])), "NaN"),
     ],

@@ -601,6 +601,14 @@ CROSS_LAYER_FAULTS = {
         ),
         r"is not plain YAML \(could not determine a constructor.*tags that make objects are refused",
     ),
+    "an alias": (
+        lambda f: (f / "config.yaml").write_text("a: &a [0, 0]\nmodel_kind: [*a, *a]\n"),
+        r"is not plain YAML \(an alias is used.*line 2, column 14.*and so are aliases; fetch",
+    ),
+    "an endless value": (
+        lambda f: rewrite(f, model_kind=["x" * 99] * 999),
+        r"model_kind: \['x{99}', 'x{95} in .* is unknown: cross_layer_transc",
+    ),
     "bad text": (lambda f: (f / "config.yaml").write_bytes(b"\xff\xfe\xff"), r"is not plain YAML"),
     "deep nesting": (lambda f: (f / "config.yaml").write_text("[" * 100_000), r"is not plain YAML"),
     "unknown activation": (

@@ -4,6 +4,7 @@ Each is a module called as `activation(preactivations, layer)` on a `... feature
 each position on its own, except `BatchTopK` while training.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, cast
 
@@ -74,8 +75,10 @@ class JumpReLU(Activation):
                 f"{int(threshold.isnan().sum())} of {threshold.numel()} JumpReLU thresholds are NaN: repair the "
                 "weights."
             )
-        if bandwidth <= 0:
-            raise SettingError(f"bandwidth={bandwidth} must be positive; the CLT paper uses 1.0 in normalised units.")
+        if not 0 < bandwidth < math.inf:
+            raise SettingError(
+                f"bandwidth={bandwidth} must be positive and finite; the CLT paper uses 1.0 in normalised units."
+            )
         self.threshold = nn.Parameter(threshold, requires_grad=False)
         self.bandwidth = bandwidth
 

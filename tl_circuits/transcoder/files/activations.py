@@ -52,7 +52,7 @@ def build(details: object, thresholds: Sequence[Tensor | None], file: str) -> Ac
     name = details.get("name") if isinstance(details, dict) else None
     if not isinstance(details, dict) or name not in ("relu", "jump_relu", "topk", "groupmax", "batch_topk"):
         raise FileError(
-            f"activation: {details if name is None else name!r} in '{file}' is unknown: relu, jump_relu, topk, "
+            f"activation: {details if name is None else name!r:.200} in '{file}' is unknown: relu, jump_relu, topk, "
             "groupmax and batch_topk are read."
         )
     present = [layer for layer, threshold in enumerate(thresholds) if threshold is not None]
@@ -72,7 +72,8 @@ def build(details: object, thresholds: Sequence[Tensor | None], file: str) -> Ac
     except (KeyError, TypeError, ValueError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise FileError(
-            f"'{file}' describes its activation as {details}, and {problem}: correct it, or fetch the file again."
+            f"'{file}' describes its activation as {details!s:.200}, and {problem}: correct it, or fetch the file "
+            "again."
         ) from error
     except SettingError as error:
         raise FileError(f"'{file}' describes an activation that cannot be: {error}") from error

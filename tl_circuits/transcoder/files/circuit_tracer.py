@@ -198,14 +198,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     config = dict(read_yaml(path).settings)
     kind = config.get("model_kind")
     if kind not in _KINDS:
-        raise FileError(f"model_kind: {kind!r} in '{path}' is unknown: {', '.join(_KINDS)} are read.")
+        raise FileError(f"model_kind: {kind!r:.200} in '{path}' is unknown: {', '.join(_KINDS)} are read.")
     for name in ("feature_input_hook", "feature_output_hook"):
         if not isinstance(config.get(name), str):
             raise FileError(
-                f"{name}: {config.get(name)!r} in '{path}' names no hook point: give one such as hook_resid_mid."
+                f"{name}: {config.get(name)!r:.200} in '{path}' names no hook point: give one such as hook_resid_mid."
             )
     if not isinstance(config.get("model_name"), str | None):
-        raise FileError(f"model_name: {config['model_name']!r} in '{path}' is no name: give text, or leave it out.")
+        raise FileError(
+            f"model_name: {config['model_name']!r:.200} in '{path}' is no name: give text, or leave it out."
+        )
     return config
 
 
@@ -280,12 +282,12 @@ def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> di
     )
     if ours["format"] != 1:
         raise FileError(
-            f"'{folder}' was written in format {ours['format']!r} of tl_circuits, and this version reads format 1: "
-            "upgrade it."
+            f"'{folder}' was written in format {ours['format']!r:.200} of tl_circuits, and this version reads format 1"
+            ": upgrade it."
         )
     written = ours["written"]
     if not isinstance(written, list) or not all(type(number) is int and number > 0 for number in written):
-        raise FileError(f"written: {written!r} in '{folder / CONFIG}' is not a count of layers for each layer.")
+        raise FileError(f"written: {written!r:.200} in '{folder / CONFIG}' is not a count of layers for each layer.")
     if len(written) != len(layers):
         raise FileError(
             f"'{folder / CONFIG}' tells of {len(written)} layers, but files of layers {_span(len(layers))} are there: "
@@ -298,7 +300,7 @@ def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> di
         )
     if type(ours["processed_weights"]) is not bool:
         raise FileError(
-            f"processed_weights: {ours['processed_weights']!r} in '{folder / CONFIG}' is neither true nor false."
+            f"processed_weights: {ours['processed_weights']!r:.200} in '{folder / CONFIG}' is neither true nor false."
         )
     return ours
 
@@ -321,15 +323,17 @@ def _k(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> Any:
     known = {config["k"]} | (stored - {None}) if type(config.get("k")) is int else stored
     if len(known) > 1:
         raise FileError(
-            f"'{folder}' has more than one k, {sorted(map(str, known))} in {CONFIG} and the layers' files: one serves all "
-            "layers here; take transcoders that were trained together."
+            f"'{folder}' has more than one k, {sorted(map(str, known))} in {CONFIG} and the layers' files: one serves "
+            "all layers here; take transcoders that were trained together."
         )
     return config.get("k", *stored)
 
 
 def _table(folder: Path, name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise FileError(f"{name}: {value!r} in '{folder / CONFIG}' is not a table of settings: fetch the file again.")
+        raise FileError(
+            f"{name}: {value!r:.200} in '{folder / CONFIG}' is not a table of settings: fetch the file again."
+        )
     return value
 
 

@@ -67,8 +67,18 @@ class Config:
     def error(self, name: str, problem: str) -> FileError:
         """What to raise where a setting is wrong."""
         return FileError(
-            f"{name}: {self.settings.get(name)!r} in '{self.path}' is {problem}: correct it, or fetch the file again."
+            f"{name}: {self.settings.get(name)!r:.200} in '{self.path}' is {problem}: correct it, or fetch the file "
+            "again."
         )
+
+
+class _Plain(yaml.SafeLoader):
+    """Without aliases, by which a few lines stand for a table that has no end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias is used{self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
 
 
 def read_json(path: Path) -> Config:
@@ -80,13 +90,17 @@ def read_json(path: Path) -> Config:
 
 
 def read_yaml(path: Path) -> Config:
-    """A YAML file that holds a table, without tags that make objects. Raises `FileError` where it is anything else."""
+    """A YAML file that holds a table, without aliases and tags that make objects.
+
+    Raises `FileError` where it is anything else.
+    """
     try:
-        return Config(path, _table(path, yaml.safe_load(_text(path))))
+        return Config(path, _table(path, yaml.load(_text(path), _Plain)))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error).replace("\n", " ")
         raise FileError(
-            f"'{path}' is not plain YAML ({problem}): tags that make objects are refused; fetch it again."
+            f"'{path}' is not plain YAML ({problem}): tags that make objects are refused, and so are aliases; fetch it "
+            "again."
         ) from error
 
 

@@ -26,7 +26,7 @@ def resolve(entries: object, config: Path) -> list[Path]:
     Raises `FileError`, quoting the entry and the config, for what is neither.
     """
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-        raise FileError(f"transcoders: {entries!r} in '{config}' is not a list of file names, one per layer.")
+        raise FileError(f"transcoders: {entries!r:.200} in '{config}' is not a list of file names, one per layer.")
     fetched = _fetch([entry for entry in entries if "://" in entry], config)
     return [fetched[entry] if entry in fetched else _beside(entry, config) for entry in entries]
 
