@@ -11,15 +11,20 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, urlsplit
 
 from tl_circuits.errors import FileError
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+# Of revisions with a slash, the hub itself makes these: pull requests and converted files.
+_REVISION = rf"refs/(?:pr/\d+|convert/{_PART})|{_PART}"
 _ADDRESS = re.compile(
-    rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{_PART}))?(?:/(?P<folder>.+?))?(?:@(?P<last>{_PART}))?"
+    rf"(?:hf://)?(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{_REVISION}))?(?:/(?P<folder>.+?))?(?:@(?P<last>{_REVISION}))?"
+)
+_PAGE = re.compile(
+    rf"https://huggingface\.co/(?P<repo>{_PART}/{_PART})(?:/tree/(?P<revision>{_REVISION})(?:/(?P<folder>.+))?)?(?P<last>)"
 )
 
 
@@ -33,25 +38,33 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address | None":
-        """What the text means, or None where it is no address. A revision may stand at the end as well."""
-        match = _ADDRESS.fullmatch(text.strip("/"))
+        """What the text means, or None where it is no address.
+
+        A revision may stand at the end as well, `hf://` before it all, and a page of the hub names its repository.
+        """
+        match = _PAGE.fullmatch(text.strip("/")) or _ADDRESS.fullmatch(text.strip("/"))
         if match is None or (match["revision"] and match["last"]):
             return None
         folder = match["folder"] or ""
         # A path that leads out of the repository, or says nothing, is no folder in it.
         if any(part in ("", ".", "..") for part in folder.split("/") if folder):
             return None
-        return cls(match["repo"], match["revision"] or match["last"], folder)
+        return cls(match["repo"], match["revision"] or match["last"] or None, folder)
 
     @classmethod
     def of_file(cls, uri: str) -> "tuple[Address, str] | None":
         """The folder and the name of the file that `hf://org/name/folder/file[?revision=…]` means; None for others."""
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:
+            return None
         path = PurePosixPath(f"{parts.netloc}{parts.path}")
         address = cls.parse(str(path.parent)) if parts.scheme == "hf" and "@" not in str(path) else None
         if address is None or not path.name or path.name == "..":
             return None
-        (revision,) = parse_qs(parts.query).get("revision", [None])
+        revision = parse_qs(parts.query).get("revision", [None])[-1]
+        if revision is not None and re.fullmatch(_REVISION, revision) is None:
+            return None
         return cls(address.repo, revision, address.folder), path.name
 
     def __str__(self) -> str:
@@ -132,6 +145,12 @@ def fetch(listing: Listing, paths: Iterable[str]) -> Path:
             "load it again."
         )
     return folder
+
+
+def at_commit(address: Address, folder: Path) -> Address:
+    """The address with the commit in the place of its revision, by the local folder that stands for it."""
+    depth = len(PurePosixPath(address.folder).parts)
+    return replace(address, revision=(folder, *folder.parents)[depth].name)
 
 
 def cached(address: Address, path: str) -> Path | None:
