@@ -80,6 +80,7 @@ def test_from_a_name_to_a_graph(hub: Hub, name: str) -> None:
     assert graph.conservation_error < 1e-4
     assert graph.probe_error < 1e-4
     assert graph.provenance.model == transcoder.model_name == served.repository
+    assert graph.provenance.transcoder == transcoder.source
     assert graph.provenance.transcoder_kind == ("CLT" if "cross" in name or name == "mntss" else "PLT")
 
 
@@ -167,6 +168,46 @@ def test_a_list_takes_no_variant() -> None:
         load_transcoder([object()], variant="a")
     with pytest.raises(FitError, match=r"Item 0 of 1 is object"):
         load_transcoder([object()])
+
+
+# What was loaded says so
+
+
+@pytest.mark.slow
+@every_public
+def test_what_was_loaded_by_name_says_the_name_and_the_commit(hub: Hub, name: str) -> None:
+    stand_in = stand_ins.ALL[name]
+    stand_in.serve(hub)
+    source = load_transcoder(stand_in.source, variant=stand_in.variant).source
+    assert source is not None
+    assert stand_in.variant is None or source.endswith(f"{stand_in.variant}")
+    address = re.search(r"(?:^|: )(?P<repo>[^@: ]+)@(?P<commit>[0-9a-f]{40})(?P<folder>[^,]*)", source)
+    assert address is not None, source
+    assert address["commit"] == hub.commit(address["repo"])
+    assert source.startswith(stand_in.source if "/" not in stand_in.source else address["repo"])
+
+
+def test_the_address_that_a_transcoder_says_it_came_from_loads_it_again(hub: Hub) -> None:
+    folder = hub.repository("me/clts")
+    write_circuit_tracer(folder / "small" / "v1", cross_layer=True)
+    first = load_transcoder("me/clts@main/small")
+    assert first.source == f"me/clts@{hub.commit('me/clts')}/small/v1"
+    assert_same_weights(load_transcoder(str(first.source)), first)
+    with hub.down():
+        assert load_transcoder("me/clts/small").source == first.source
+    assert load_transcoder(folder / "small", variant="v1").source == "small, v1"
+
+
+def test_a_folder_is_told_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_circuit_tracer(tmp_path / "private" / "my-clt", cross_layer=True)
+    assert load_transcoder(tmp_path / "private" / "my-clt").source == "my-clt"
+    monkeypatch.chdir(tmp_path / "private" / "my-clt")
+    assert load_transcoder(".").source == "my-clt"
+
+
+def assert_same_weights(found: tlc.CrossLayerTranscoder, expected: tlc.CrossLayerTranscoder) -> None:
+    for a, b in zip(found.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 # By address
@@ -527,7 +568,9 @@ def test_a_release_in_saelenss_own_format_is_loaded_by_saelens(hub: Hub, registe
     registered(
         "my-transcoders", "me/plt", {f"blocks.{layer}.hook_mlp_out": f"sets/layer_{layer}" for layer in range(3)}
     )
-    assert_computes(load_transcoder("my-transcoders"), written)
+    found = load_transcoder("my-transcoders")
+    assert_computes(found, written)
+    assert found.source == "my-transcoders: me/plt"
     assert_computes(load_transcoder("me/plt/sets"), written)
     assert "my-transcoders" in {release.name for release in tlc.releases("gpt2")}
 
@@ -603,5 +646,4 @@ def test_a_format_is_told_from_names_and_loads_from_the_files_it_names(tmp_path:
             (kept / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(whole / name, kept / name)
         loaded, expected = load_folder(kept), load_folder(whole, variant=found.label or None)
-        for a, b in zip(loaded.parameters(), expected.parameters(), strict=True):
-            assert torch.equal(a, b)
+        assert_same_weights(loaded, expected)

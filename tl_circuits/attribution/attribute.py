@@ -218,7 +218,7 @@ def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | 
     return Provenance(
         prompt="".join(local.prompt.strings),
         model=str(local.model.cfg.model_name),
-        transcoder=transcoder.model_name or "",
+        transcoder=transcoder.source or transcoder.model_name or "",
         transcoder_kind="PLT" if transcoder.is_per_layer else "CLT",
         n_layers=local.n_layers,
         read=transcoder.read,

@@ -23,7 +23,8 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
 
     - A local folder.
     - A release by its name in SAELens's registry, or one of `tlc.releases()`.
-    - A repository of the hub, `org/name[@revision][/sub/folder]`. Only the files that are needed are fetched, once.
+    - A repository of the hub, `org/name[@revision][/sub/folder]`, or the address of its page. Only the files that are
+      needed are fetched, once.
     - A list of `sae_lens.SAE` transcoders, one for each layer.
 
     A folder that exists goes before a release, and a release before a repository. Where there are several transcoders,
@@ -51,11 +52,11 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
     if not isinstance(variant, str | None):
         raise FileError(f"variant={variant!r:.80} is no name: give a text, or leave it out to see those there are.")
     if not isinstance(source, str) or _is_there(source):
-        return load_folder(Path(source), variant=variant)
+        return _from(Path(source).expanduser().resolve().name, variant, load_folder(Path(source), variant=variant))
     release = registry.find(source)
     if release is not None:
         return load_release(release, variant=variant)
-    address = hub.Address.parse(source.removeprefix("hf://"))
+    address = hub.Address.parse(source)
     # A name that ends like a file, or starts like a path, is one that is missing here.
     if address is None or Path(source).is_absolute() or source.startswith((".", "~")):
         raise _unknown(source)
@@ -77,6 +78,8 @@ def load_release(release: Release, *, variant: str | None = None) -> CrossLayerT
             f"'{release.name}' holds files of {found.n_layers} layers, but {release.model} has {release.n_layers}: "
             f"look whether {release.repository} is whole."
         )
+    if release.name != release.repository:
+        found.source = f"{release.name}: {found.source}"
     return found
 
 
@@ -91,7 +94,9 @@ def load_repository(address: hub.Address, *, variant: str | None = None) -> Cros
             return found.load()
     folder = hub.fetch(listing, paths)
     with _telling_where(folder):
-        return found.format.load(folder / below, found.choice)
+        transcoder = found.format.load(folder / below, found.choice)
+    place = "/".join(part for part in (str(hub.at_commit(address, folder)), *below.parts) if part)
+    return _from(place, found.choice, transcoder)
 
 
 @contextmanager
@@ -133,20 +138,28 @@ def _load(release: Release, chosen: Variant) -> CrossLayerTranscoder:
         # One by one, so that SAEs that are no transcoders are refused before all are fetched.
         first = from_pretrained(release.name, chosen.paths[0])
         from_sae(first, f"'{chosen.paths[0]}'")
-        return from_saes([first, *(from_pretrained(release.name, path) for path in chosen.paths[1:])])
+        saes = [first, *(from_pretrained(release.name, path) for path in chosen.paths[1:])]
+        return _from(release.repository or "SAELens", chosen.name, from_saes(saes))
     if release.loader == "repository":
         return load_repository(release.address, variant=chosen.name or None)
     assert release.read is not None
     assert release.write is not None
     folder = hub.fetch(hub.list_files(release.address), chosen.paths)
     with _telling_where(folder):
-        return load_listed(
+        transcoder = load_listed(
             folder,
             [folder / path for path in chosen.paths],
             read=release.read,
             write=release.write,
             model_name=release.model,
         )
+    return _from(str(hub.at_commit(release.address, folder)), chosen.name, transcoder)
+
+
+def _from(place: str, variant: str | None, transcoder: CrossLayerTranscoder) -> CrossLayerTranscoder:
+    """The same transcoder, which now says what it was loaded from."""
+    transcoder.source = f"{place}, {variant}" if variant else place
+    return transcoder
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class CrossLayerTranscoder(nn.Module):
       transcoders are not, and localizing refuses a read point that such processing has changed.
     - `model_name`: the model it was trained on, where known; another model's name is warned about.
 
+    `source` says what it was loaded from: a release, a repository at its commit, a folder's name. Graphs keep it.
+
     Parameters do not require grad until asked (`.requires_grad_()`). Raises `FitError` for shapes that disagree, NaN or
     infinite encoders, biases, skips and shifts.
     """
@@ -41,6 +43,7 @@ class CrossLayerTranscoder(nn.Module):
     W_dec: nn.ParameterList
     W_skip: nn.ParameterList | None
     shift: nn.ParameterList | None
+    source: str | None
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class CrossLayerTranscoder(nn.Module):
         self.activation = ReLU() if activation is None else activation
         self.read, self.write, self.model_name = read, write, model_name
         self.processed_weights = processed_weights
+        self.source = None
         self._check_shapes()
         self._check_numbers()
         # BatchTopK looks at whole batches while training: a transcoder is used far more often than it is trained.
