@@ -107,7 +107,7 @@ def main() -> int:
         return _in_this_process(arguments)
     chosen = [case for case in CASES if case.name in arguments.cases]
     result: dict[str, Any] = {
-        "question": __doc__.splitlines()[0],
+        "question": (__doc__ or "").splitlines()[0],
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine(),
         "settings": {name: getattr(arguments, name) for name in ("device", "dtype", "coverage", "max_features")},

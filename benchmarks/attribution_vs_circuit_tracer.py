@@ -1,148 +1,168 @@
 """How much faster is a full attribution graph here than in circuit-tracer, and is it the same graph?
 
-The peer is `circuit-tracer==0.5.0` from the package index: a third party's republication of upstream 0.4.1 with the
-same algorithm. It runs in an environment of its own (`--peer-python`; made by this script where none is given), on the
-same weights, tokens and transcoder, handed over by file. Graphs are compared before times. CPU seconds, one thread, the
-peer's best of the batch sizes tried.
+    python -m benchmarks.attribution_vs_circuit_tracer                                   # CLT, 16 tokens
+    python -m benchmarks.attribution_vs_circuit_tracer --kind plt
+    python -m benchmarks.attribution_vs_circuit_tracer --n-tokens 64 --peer-stride 63    # the peer sampled
+
+The peer (`benchmarks.workers` says which) gets the same weights, tokens and transcoder by file. Each measurement is a
+fresh process on one thread, our self-checks included; rounds go ours, peer, ours, peer, so that a busy machine hits
+both alike. Graphs are compared before times. The peer's best batch size is compared: one that took over 1.5 times the
+best of the first round is not run again. A batch size that needs more memory than allowed is recorded as failed.
 """
 
 import argparse
-import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-import venv
-import warnings
-from datetime import UTC, date, datetime
-from importlib.metadata import version
+from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from case import Case, read_model, write
 from safetensors.torch import load_file
 
 import tl_circuits as tlc
+from benchmarks.case import Case, write
+from benchmarks.gemm_share import shares
+from benchmarks.record import Record, add_options, median, numbers, say, settings
+from benchmarks.workers import PEER_IS, WorkerError, add_peer_options, ours, peer, peer_python
 from tl_circuits.nodes import Kind
 
-HERE = Path(__file__).parent
-PEER = "circuit-tracer==0.5.0"
+QUESTION = (__doc__ or "").splitlines()[0]
+HOPELESS = 1.5
+TOLERANCE = 1e-5
+"""Edges may differ by this share of the largest: float32, summed in another order."""
 
 
-def main() -> None:
-    """Writes the case, runs both on it, compares and stores the result."""
-    arguments = _arguments()
+def main(argv: list[str] | None = None) -> None:
+    """Writes the case, runs both on it in turn, compares and stores the result."""
+    arguments = _arguments(argv)
     case = Case.of(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write(case, folder)
-        python = arguments.peer_python or _peer_environment(HERE / ".peer")
-        peer = _run_peer(python, folder, arguments.batch_sizes, arguments.runs)
-        ours, graph = _run_ours(folder, arguments.runs)
-        agreement = _compare(graph, load_file(folder / "peer.safetensors"))
-    result = _result(case, ours, peer, agreement)
-    path = HERE / "results" / f"attribution_vs_circuit_tracer-{case.kind}-{case.n_tokens}-{date.today()}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({name: result[name] for name in ("ours_cpu_s", "peer_cpu_s", "ratio", "agreement")}, indent=2))
-    print(f"written to {path.relative_to(HERE.parent)}")
+        mine, theirs, agreement = _rounds(folder, arguments)
+        phases = [ours(folder, share=True, count=run == 0)["feature_phase"] for run in range(arguments.share_runs)]
+    record = Record(
+        question=QUESTION,
+        script="attribution_vs_circuit_tracer",
+        case=asdict(case),
+        settings=settings(arguments, *asdict(case)),
+        figures=figures(mine, theirs, agreement, shares(phases)),
+        measured={"ours": mine, "peer": theirs, "feature_phase": phases},
+        seed=case.seed,
+        peer={} if arguments.no_peer else PEER_IS,
+    )
+    record.write(arguments.out, f"attribution_vs_circuit_tracer-{case.kind}-{case.n_tokens}")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    Case.add_arguments(parser)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--batch-sizes", default="16", help="the peer's, separated by commas; its best is compared")
-    parser.add_argument("--peer-python", type=Path, help=f"a Python that has {PEER}")
-    return parser.parse_args()
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=QUESTION)
+    Case.add_options(parser)
+    add_options(parser)
+    add_peer_options(parser, batch_sizes="16,64,0")
+    parser.add_argument("--share-runs", type=int, default=3, help="runs in which the feature phase is timed by itself")
+    return parser.parse_args(argv)
 
 
-def _peer_environment(folder: Path) -> Path:
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        for package in (f"torch=={torch.__version__.split('+')[0]}", PEER):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
-    return python
+def _rounds(
+    folder: Path, arguments: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, float]]:
+    mine, theirs, agreement = [], [], {}
+    python = None if arguments.no_peer else peer_python(arguments)
+    batch_sizes = [] if python is None else numbers(arguments.batch_sizes)
+    for number in range(arguments.runs):
+        graph = folder / "ours.graph"
+        mine.append(ours(folder, **({"graph": str(graph)} if number == 0 else {})))
+        say(f"ours: {mine[-1]['reading']['cpu_s']:.1f} CPU s")
+        for batch_size in batch_sizes:
+            assert python is not None
+            job = {"batch_size": batch_size, "stride": arguments.peer_stride, "memory_gib": arguments.peer_memory_gib}
+            rows = folder / "peer.safetensors"
+            try:
+                theirs.append(peer(python, folder, **job, **({"out": str(rows)} if number == 0 else {})))
+            except WorkerError as error:
+                theirs.append({"batch_size": batch_size, "failed": str(error)})
+                say(f"peer, batch size {batch_size}: {error}")
+                continue
+            say(f"peer, batch size {theirs[-1]['batch_size']}: {theirs[-1]['seconds']:.1f} CPU s")
+            if number == 0:
+                found = compare(tlc.load_graph(graph), load_file(rows))
+                agreement = {name: max(value, agreement.get(name, 0)) for name, value in found.items()}
+        if number == 0:
+            batch_sizes = _worth_repeating(theirs)
+    return mine, theirs, agreement
 
 
-def _run_peer(python: Path, folder: Path, batch_sizes: str, runs: int) -> dict[str, Any]:
-    command = [python, HERE / "peer.py", folder, batch_sizes, folder / "peer.json", str(runs)]
-    subprocess.run(command, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    return json.loads((folder / "peer.json").read_text())
+def _worth_repeating(first: list[dict[str, Any]]) -> list[int]:
+    seconds = {run["batch_size"]: run["seconds"] for run in first if "failed" not in run}
+    return [size for size, taken in seconds.items() if taken <= HOPELESS * min(seconds.values())]
 
 
-def _run_ours(folder: Path, runs: int) -> tuple[list[dict[str, float]], tlc.AttributionGraph]:
-    torch.set_num_threads(1)
-    model, tokens = read_model(folder)
-    transcoder = tlc.load_transcoder(str(folder / "transcoder"))
-    timings = []
-    for _ in range(runs):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        start, cpu = time.perf_counter(), time.process_time()
-        graph = tlc.trace(model, transcoder, tokens, masked_positions=(0,), progress=False)
-        timing = {"wall_s": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        timings.append(timing | {"peak_mib": peak, "peak_before_mib": before, "gemm_gflops": _gemm_gflops()})
-        print(json.dumps(timings[-1]), file=sys.stderr, flush=True)
-    return timings, graph
+def compare(graph: tlc.AttributionGraph, peer: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The largest difference of an edge between our graph and the rows that the peer computed.
 
-
-def _gemm_gflops(size: int = 1536) -> float:
-    matrix = torch.randn(size, size)
-    start = time.process_time()
-    for _ in range(3):
-        matrix @ matrix
-    return 3 * 2 * size**3 / (time.process_time() - start) / 1e9
-
-
-def _compare(graph: tlc.AttributionGraph, peer: dict[str, torch.Tensor]) -> dict[str, float]:
-    paper = graph.nodes.rows(Kind.FEATURE, Kind.ERROR, Kind.TOKEN, Kind.TARGET)
-    ours = graph.adjacency(max_nodes=50_000)[paper][:, paper]
-    mine = torch.stack([graph.nodes.layer, graph.nodes.pos, graph.nodes.index], dim=1)[graph.nodes.span(Kind.FEATURE)]
-    if not torch.equal(mine, peer["features"]):
+    Ends the script where the features are not the same or an edge differs by more than rounding: no times are compared
+    then.
+    """
+    nodes, features = graph.nodes, graph.nodes.span(Kind.FEATURE)
+    mine = torch.stack([nodes.layer, nodes.pos, nodes.index], dim=1)[features]
+    if not torch.equal(mine, peer["active"]):
         raise SystemExit(
-            f"The active features differ: {len(mine)} here, {len(peer['features'])} there. No times are compared."
+            f"The active features differ: {len(mine)} here, {len(peer['active'])} there. No times are compared."
         )
-    worst = float((ours - peer["adjacency"]).abs().max())
-    return {"features": len(mine), "max_abs_difference": worst, "max_abs_edge": float(peer["adjacency"].abs().max())}
+    # The peer's columns: features, errors and tokens, which stand first here too, then its targets.
+    rest = torch.arange(features.stop, nodes.span(Kind.TOKEN).stop)
+    columns = torch.cat([peer["selected"], rest])
+    targets = torch.arange(nodes.span(Kind.TARGET).start, nodes.span(Kind.TARGET).stop)
+    rows = torch.cat([peer["computed"], targets])
+    theirs = torch.cat([peer["rows"], peer["target_rows"]])[:, : len(columns)]
+    worst = largest = 0.0
+    for row, expected in zip(rows.tolist(), theirs, strict=True):
+        found = torch.zeros(len(nodes))
+        run = graph.edges.into(row)
+        found[graph.edges.source[run].long()] = graph.edges.weight[run].float()
+        worst = max(worst, float((found[columns] - expected).abs().max()))
+        largest = max(largest, float(expected.abs().max()))
+    if worst > TOLERANCE * largest:
+        raise SystemExit(f"Edges differ by up to {worst:.1e} of a largest of {largest:.1f}. No times are compared.")
+    return {"features": len(mine), "rows": len(rows), "max_abs_difference": worst, "max_abs_edge": largest}
 
 
-def _result(
-    case: Case, ours: list[dict[str, float]], peer: dict[str, Any], agreement: dict[str, float]
+def figures(
+    mine: list[dict[str, Any]], theirs: list[dict[str, Any]], agreement: dict[str, float], share: dict[str, float]
 ) -> dict[str, Any]:
-    by_batch: dict[int, list[float]] = {}
-    for timing in peer["timings"]:
-        by_batch.setdefault(timing["batch_size"], []).append(timing["cpu_s"])
-    best = min(statistics.median(times) for times in by_batch.values())
-    mine = statistics.median(timing["cpu_s"] for timing in ours)
-    return {
-        "question": __doc__.splitlines()[0],
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "threads": 1, "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("tl-circuits", "transformer-lens", "torch")}
-        | {"peer": PEER, "peer_torch": peer["torch"]},
-        "peer_is": "a third party's republication of upstream circuit-tracer 0.4.1, same algorithm",
-        "case": vars(case),
-        "agreement": agreement,
-        "ours": ours,
-        "peer": peer["timings"],
-        "ours_cpu_s": mine,
-        "peer_cpu_s": best,
-        "ratio": best / mine,
+    """Medians of ours and of the peer's best batch size, and what they make."""
+    found: dict[str, Any] = {
+        "features": mine[0]["graph"]["features"],
+        "ours_cpu_s": median(run["reading"]["cpu_s"] for run in mine),
+        "ours_above_weights_mib": median(run["reading"]["above_mib"] for run in mine),
+        "ours_runs": len(mine),
+        "gemm_share_executed": share["executed_share"],
+        "gemm_share_needed": share["needed_share"],
     }
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    by_size: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for run in theirs:
+        if "failed" not in run:
+            by_size[run["batch_size"]].append(run)
+    if by_size:
+        best = min(by_size, key=lambda size: median(run["seconds"] for run in by_size[size]))
+        seconds = median(run["seconds"] for run in by_size[best])
+        # Each at its best: the batch that takes the least memory may not be the fastest.
+        above = min(median(run["above_mib"] for run in runs) for runs in by_size.values())
+        found |= {
+            "peer_cpu_s": seconds,
+            "peer_estimated": any(run["estimated"] for run in by_size[best]),
+            "peer_batch_size": best,
+            "peer_batch_sizes_tried": sorted({run["batch_size"] for run in theirs}),
+            "peer_runs": len(by_size[best]),
+            "peer_above_weights_mib": median(run["above_mib"] for run in by_size[best]),
+            "peer_least_above_weights_mib": above,
+            "ratio": seconds / found["ours_cpu_s"],
+            "memory_ratio": found["ours_above_weights_mib"] / median(run["above_mib"] for run in by_size[best]),
+            "agreement": agreement,
+        }
+    return found
 
 
 if __name__ == "__main__":
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*HookedTransformer.*", category=DeprecationWarning)
-        main()
+    main()

@@ -1,77 +1,191 @@
-"""Runs circuit-tracer on a case from files and writes what it computed, in its own Python, without our package."""
+"""Runs circuit-tracer on a case from files, in its own Python, without our package: `python -m benchmarks.peer ...`.
 
+A job is a JSON object: `batch_size` (0: the peer's default), `max_feature_nodes`, `device`, `memory_gib`, `out` (a
+file for the rows it computed), `stride` and `rows`.
+
+With a `stride`, only every n-th batch of features is computed, at least eight in all. The others cost nothing, and what
+the computed ones took is scaled to all of them: an estimate, in which everything else is measured. Where the peer
+chooses its next features by the rows it has (`max_feature_nodes`), those of batches that are left out are put in from a
+file, `rows`, so that its choices are those it would make.
+"""
+
+import inspect
 import json
-import resource
+import math
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from circuit_tracer.attribution.attribute import attribute
-from circuit_tracer.replacement_model.replacement_model_transformerlens import TransformerLensReplacementModel
-from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
-from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
+from circuit_tracer.attribution.attribute import attribute  # pyright: ignore[reportMissingImports]
+from circuit_tracer.attribution.context_transformerlens import (  # pyright: ignore[reportMissingImports]
+    AttributionContext,
+)
+from circuit_tracer.replacement_model.replacement_model_transformerlens import (  # pyright: ignore[reportMissingImports]
+    TransformerLensReplacementModel,
+)
+from circuit_tracer.transcoder.cross_layer_transcoder import load_clt  # pyright: ignore[reportMissingImports]
+from circuit_tracer.transcoder.single_layer_transcoder import (  # pyright: ignore[reportMissingImports]
+    load_transcoder_set,
+)
 from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformerConfig
+
+from benchmarks.measure import limit_memory, measured
+
+LEAST_COMPUTED = 8
 
 
 class Tokenizer:
     """The least that circuit-tracer asks of a tokenizer: it cannot run a model that has none."""
 
-    all_special_ids, bos_token_id, pad_token_id, eos_token_id, padding_side = [0], 0, 0, 0, "right"
+    padding_side = "right"
 
-    def __init__(self, d_vocab: int) -> None:
-        self.vocab_size = d_vocab
+    def __init__(self, d_vocab: int, bos: int) -> None:
+        self.vocab_size, self.all_special_ids = d_vocab, [bos]
+        self.bos_token_id = self.pad_token_id = self.eos_token_id = bos
 
     def decode(self, ids: object) -> str:
         """Any text will do."""
         return str(ids)
 
 
-def main(folder: Path, batch_sizes: list[int], out: Path, runs: int) -> None:
-    """Times `attribute` at each batch size and stores the graph of the first run."""
+class Batches:
+    """Stands in for the computation of a batch: computes every n-th batch of features, and keeps the time.
+
+    `clock` is the time that counts. `computed_s` is what batches of features took that were computed, `aside_s` what
+    was spent here and not by the peer.
+    """
+
+    def __init__(self, compute: Any, job: dict[str, Any], batch_size: int, clock: Any) -> None:
+        self._compute, self._clock, self._batch_size = compute, clock, batch_size
+        self._most, self._stride = job.get("max_feature_nodes"), job.get("stride", 1)
+        self._rows = Rows(job["rows"]) if job.get("rows") else None
+        self.n_batches = self.n_computed = 0
+        self.computed_s = self.aside_s = 0.0
+        self.features: list[torch.Tensor] = []
+
+    def __call__(
+        self, context: Any, layers: Any, positions: Any, inject_values: Any, retain_graph: bool = True
+    ) -> torch.Tensor:
+        """The peer's own method, or rows that are given."""
+        if int(layers[0]) == context.n_layers:
+            return self._compute(context, layers, positions, inject_values, retain_graph)
+        number, self.n_batches = self.n_batches, self.n_batches + 1
+        # From the middle of each run of batches: what they take grows steadily from layer to layer.
+        stride = self._stride_for(context)
+        computes = number % stride == stride // 2
+        if computes:
+            start = self._clock()
+            rows = self._compute(context, layers, positions, inject_values, retain_graph)
+            self.n_computed, self.computed_s = self.n_computed + 1, self.computed_s + self._clock() - start
+        start = self._clock()
+        features = _which(context, layers, positions, inject_values)
+        if computes:
+            self.features.append(features)
+        elif self._rows is None:
+            rows = inject_values.new_zeros(len(layers), context._row_size)
+        else:
+            rows = self._rows.dense(features, context._row_size).to(inject_values)
+        self.aside_s += self._clock() - start
+        return rows  # pyright: ignore[reportPossiblyUnboundVariable]
+
+    def _stride_for(self, context: Any) -> int:
+        n_features = context.activation_matrix._nnz()
+        n_batches = math.ceil(min(self._most or n_features, n_features) / self._batch_size)
+        return max(1, min(self._stride, n_batches // LEAST_COMPUTED))
+
+
+class Rows:
+    """The rows of all features, from a file: `indptr`, `source`, `weight`, columns in the peer's order."""
+
+    def __init__(self, path: str) -> None:
+        found = load_file(path)
+        self._indptr, self._source, self._weight = found["indptr"], found["source"].long(), found["weight"]
+
+    def dense(self, features: torch.Tensor, width: int) -> torch.Tensor:
+        """These rows as a matrix."""
+        matrix = torch.zeros(len(features), width)
+        for row, feature in enumerate(features.tolist()):
+            run = slice(int(self._indptr[feature]), int(self._indptr[feature + 1]))
+            matrix[row, self._source[run]] = self._weight[run]
+        return matrix
+
+
+def _which(context: Any, layers: Any, positions: Any, vectors: Any) -> torch.Tensor:
+    """The features of a batch, by number: those of that layer and position whose encoder it is."""
+    active_layer, active_pos, _ = context.activation_matrix.indices()
+    found = []
+    for layer, pos, vector in zip(layers, positions, vectors, strict=True):
+        candidates = ((active_layer == layer) & (active_pos == pos)).nonzero()[:, 0]
+        same = (context.encoder_vecs[candidates] == vector).all(1)
+        found.append(int(candidates[same][0]))
+    return torch.tensor(found)
+
+
+def main(folder: Path, job: dict[str, Any], out: Path) -> None:
+    """Times `attribute` and writes what it took; keeps the rows that it computed."""
     torch.set_num_threads(1)
+    if job.get("memory_gib"):
+        limit_memory(job["memory_gib"])
+    device = torch.device(job.get("device", "cpu"))
     about = json.loads((folder / "case.json").read_text())
     weights = load_file(folder / "model.safetensors")
     tokens = weights.pop("tokens")
-    model = TransformerLensReplacementModel(HookedTransformerConfig(**about["model"]))
+    config = HookedTransformerConfig(**(about["model"] | {"device": str(device)}))
+    model = TransformerLensReplacementModel(config)
     model.load_state_dict(weights, strict=False)
-    model._configure_replacement_model(_transcoder(folder / "transcoder", about["case"]))
-    model.tokenizer = Tokenizer(about["case"]["d_vocab"])
-    timings = []
-    for _ in range(runs):
-        for batch_size in batch_sizes:
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            start, cpu = time.perf_counter(), time.process_time()
-            graph = attribute(tokens, model, batch_size=batch_size)
-            timing = {
-                "batch_size": batch_size,
-                "wall_s": time.perf_counter() - start,
-                "cpu_s": time.process_time() - cpu,
-            }
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            timings.append(timing | {"peak_mib": peak / 1024, "peak_before_mib": before / 1024})
-            print(json.dumps(timings[-1]), file=sys.stderr, flush=True)
-    save_file(
-        {"adjacency": graph.adjacency_matrix.float(), "features": graph.active_features.contiguous()},
-        out.with_suffix(".safetensors"),
-    )
-    out.write_text(json.dumps({"timings": timings, "features": len(graph.active_features), "torch": torch.__version__}))
+    model.to(device)
+    model._configure_replacement_model(_transcoder(folder / "transcoder", about, device))
+    model.tokenizer = Tokenizer(config.d_vocab, int(tokens[0]))
+    del weights
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    batch_size = job.get("batch_size") or inspect.signature(attribute).parameters["batch_size"].default
+    batches = Batches(AttributionContext.compute_batch, job, batch_size, clock)
+    if job.get("stride", 1) > 1:
+        AttributionContext.compute_batch = lambda *given, **named: batches(*given, **named)
+    options = {"batch_size": batch_size, "max_feature_nodes": job.get("max_feature_nodes")}
+    if device.type != "cpu":
+        attribute(tokens.to(device), model, batch_size=batch_size, max_feature_nodes=batch_size)
+    graph, reading = measured(lambda: attribute(tokens.to(device), model, **options))
+    total = reading.cpu_s if device.type == "cpu" else reading.wall_s
+    found = asdict(reading) | {"batch_size": batch_size, "torch": torch.__version__, "seconds": total}
+    found |= {"features": len(graph.active_features), "batches": batches.n_batches, "computed": batches.n_computed}
+    if batches.n_batches:
+        rest = total - batches.aside_s - batches.computed_s
+        found["seconds"] = rest + batches.computed_s * batches.n_batches / max(1, batches.n_computed)
+    found["estimated"] = batches.n_computed < batches.n_batches
+    if job.get("out"):
+        _keep(graph, torch.cat(batches.features) if batches.features else graph.selected_features.cpu(), job["out"])
+    out.write_text(json.dumps(found))
 
 
-def _transcoder(folder: Path, case: dict) -> object:
-    if case["kind"] == "clt":
-        return load_clt(str(folder), lazy_decoder=False, dtype=torch.float32)
-    paths = {layer: str(folder / f"layer_{layer}.safetensors") for layer in range(case["n_layers"])}
-    return load_transcoder_set(
-        paths,
-        scan="case",
-        feature_input_hook="hook_resid_mid",
-        feature_output_hook="hook_mlp_out",
-        dtype=torch.float32,
-        lazy_decoder=False,
-    )
+def _keep(graph: Any, computed: torch.Tensor, path: str) -> None:
+    """The rows that were computed and those of the targets, with the numbers of the features among rows and columns."""
+    selected = graph.selected_features.cpu()
+    place = torch.searchsorted(selected, computed.sort().values)
+    matrix = graph.adjacency_matrix.float().cpu()
+    n_targets = len(graph.logit_probabilities)
+    kept = {
+        "active": graph.active_features.cpu().contiguous(),
+        "selected": selected.contiguous(),
+        "computed": computed.sort().values.contiguous(),
+        "rows": matrix[place].contiguous(),
+        "target_rows": matrix[len(matrix) - n_targets :].contiguous(),
+    }
+    save_file(kept, path)
+
+
+def _transcoder(folder: Path, about: dict[str, Any], device: torch.device) -> object:
+    hooks = {"feature_input_hook": about["read"], "feature_output_hook": about["write"]}
+    options: dict[str, Any] = {"dtype": torch.float32, "lazy_decoder": False, "device": device, **hooks}
+    if about["case"]["kind"] == "clt":
+        return load_clt(str(folder), **options)
+    paths = {layer: str(folder / f"layer_{layer}.safetensors") for layer in range(about["case"]["n_layers"])}
+    return load_transcoder_set(paths, scan="case", lazy_encoder=False, **options)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(size) for size in sys.argv[2].split(",")], Path(sys.argv[3]), int(sys.argv[4]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3]))

@@ -24,7 +24,7 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 BY_NAME = sorted((ROOT / "docs" / "examples" / "by_name").glob("*.py"))
 """Those that load public models and transcoders: real ones for readers, small stand-ins for them here."""
 FIRST = ROOT / "docs" / "examples" / "first_look.py"
-RESULTS = sorted((ROOT / "benchmarks" / "results").glob("attribution_vs_circuit_tracer-*.json"))
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -131,47 +131,13 @@ def figures() -> str:
 
 
 def benchmarks() -> str:
-    """The measurements against circuit-tracer as a table, with the conditions they were taken under."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS]
-    peers = {f"`{result['versions']['peer']}`, {result['peer_is']}" for result in results}
-    machines = {f"{result['machine']['threads']} thread(s) of {result['machine']['cpu']}" for result in results}
-    return (
-        _paragraph(
-            "A full attribution graph here and in circuit-tracer, of the same model, transcoder and prompt, all "
-            f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers))}. CPU seconds on "
-            f"{'; '.join(sorted(machines))}; smaller is better."
-        )
-        + "\n| case | features | here | peer | ratio | edges differ by | runs | date |\n"
-        + "|---|--:|--:|--:|--:|--:|--:|---|\n"
-        + "".join(row(result) for result in results)
-        + "\n"
-        + _paragraph(
-            "L0 is the mean number of features active per layer and token. The peer's time is that of the best batch "
-            "size tried. Edges differ at most by as much, of a largest edge of the size that follows. Runs are ours "
-            "and the peer's. Versions and all timings stand in `benchmarks/results`, the script beside them."
-        )
-    )
+    """What was measured, as a table and sentences, with the conditions it was measured under."""
+    report = runpy.run_path(str(ROOT / "benchmarks" / "report.py"))
+    return report["section"](report["newest"]())
 
 
 def _paragraph(text: str) -> str:
     return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) + "\n"
-
-
-def row(result: dict[str, Any]) -> str:
-    """One measurement."""
-    case, agreement = result["case"], result["agreement"]
-    sizes = sorted({timing["batch_size"] for timing in result["peer"]})
-    cells = (
-        f"{case['kind'].upper()}, {case['n_tokens']} tokens, L0 {case['l0']}, batch size {', '.join(map(str, sizes))}",
-        f"{agreement['features']:,}",
-        f"{result['ours_cpu_s']:.1f} s",
-        f"{result['peer_cpu_s']:.1f} s",
-        f"{result['ratio']:.1f}",
-        f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}",
-        f"{len(result['ours'])} + {len(result['peer'])}",
-        result["when"][:10],
-    )
-    return f"| {' | '.join(cells)} |\n"
 
 
 def test_the_readme_shows_its_example_and_its_figures_as_they_are() -> None:

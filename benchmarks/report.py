@@ -1,0 +1,187 @@
+"""The README's section on benchmarks, from the result files: the newest of each case. Needs nothing but them."""
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+SCRIPTS = (
+    "attribution_vs_circuit_tracer",
+    "gemm_share",
+    "coverage",
+    "memory",
+    "scaling",
+    "pruning",
+    "gpu",
+)
+
+
+def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The last result of each script and case, by the order of `SCRIPTS`; files of other shapes are passed over."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result.get("script") not in SCRIPTS:
+            continue
+        key = (result["script"], path.stem.rsplit("-", 3)[0])
+        if key not in found or found[key]["when"] < result["when"]:
+            found[key] = result
+    return sorted(found.values(), key=lambda result: SCRIPTS.index(result["script"]))
+
+
+def section(results: Sequence[dict[str, Any]]) -> str:
+    """A table of attribution against circuit-tracer, and a sentence for each other result."""
+    table = [result for result in results if result["script"] == "attribution_vs_circuit_tracer"]
+    others = [result for result in results if result["script"] in SENTENCES]
+    parts = [_table(table)] if table else []
+    parts += ["".join(_item(_sentence(result)) for result in others)] if others else []
+    return "\n".join(parts)
+
+
+def _table(results: Sequence[dict[str, Any]]) -> str:
+    peers = {f"`{result['peer']['name']}`, {result['peer']['is']}" for result in results if result["peer"]}
+    machines = {f"one thread of {result['machine']['cpu']}" for result in results}
+    return (
+        _paragraph(
+            "A full attribution graph here and in circuit-tracer, of the same model, transcoder and prompt, all "
+            f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers))}. CPU seconds on "
+            f"{'; '.join(sorted(machines))}; smaller is better."
+        )
+        + "\n| case | features | here | peer | ratio | memory here | peer | edges differ by | runs | date |\n"
+        + "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+        + "".join(row(result) for result in results)
+        + "\n"
+        + _paragraph(
+            "L0 is the mean number of features active per layer and token. The peer's time is that of the best batch "
+            "size of those tried, which are named; where it is marked *est.*, it was measured on batches of features "
+            "at even strides and scaled to all. Memory is the peak above the weights. Edges differ at most by as much, "
+            "of a largest edge of the size that follows. Runs are ours and the peer's. Versions and all timings stand "
+            "in `benchmarks/results`, the scripts beside them."
+        )
+    )
+
+
+def row(result: dict[str, Any]) -> str:
+    """One measurement against the peer."""
+    case, found = result["case"], result["figures"]
+    sizes = ", ".join(map(str, found.get("peer_batch_sizes_tried", []))) or "none"
+    agreement = found.get("agreement")
+    estimated = " est." if found.get("peer_estimated") else ""
+    cells = (
+        f"{case['kind'].upper()}, {case['n_tokens']} tokens, L0 {case['l0']}, batch sizes {sizes}",
+        f"{found['features']:,}",
+        f"{found['ours_cpu_s']:.1f} s",
+        f"{found['peer_cpu_s']:,.1f} s{estimated}" if "peer_cpu_s" in found else "not run",
+        f"{found['ratio']:.1f}{estimated}" if "ratio" in found else "",
+        _mib(found.get("ours_above_weights_mib")),
+        _mib(found.get("peer_above_weights_mib")),
+        f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}" if agreement else "not compared",
+        f"{found['ours_runs']} + {found.get('peer_runs', 0)}",
+        result["when"][:10],
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _mib(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:,.0f} MiB"
+
+
+def _gemm_share(result: dict[str, Any]) -> str:
+    found, case = result["figures"], result["case"]
+    return (
+        f"Share of matrix-product speed, {case['kind'].upper()}, {case['n_tokens']} tokens: the feature phase runs at "
+        f"{found['executed_share']:.0%} of the machine's {found['gemm_gflops']:.0f} GFLOP/s; counting only what is "
+        f"needed, {found['needed_share']:.0%}."
+    )
+
+
+def _coverage(result: dict[str, Any]) -> str:
+    found, case = result["figures"], result["case"]
+    what = (
+        f"the demo, {case['prompts']} prompts" if case.get("model") == "demo" else f"random, {case['n_tokens']} tokens"
+    )
+    level = min(found["levels"], key=lambda level: abs(level["coverage"] - 0.95))
+    text = (
+        f"Coverage, {case['kind'].upper()} ({what}): {level['coverage']:.0%} of the influence takes "
+        f"{level['rows_share']:.0%} of the rows and is {level['times_faster_than_full']:.1f} times as fast as the full "
+        f"graph; the pruned graph's Jaccard index with the full one's is {level['jaccard_nodes']:.2f} for features and "
+        f"{level['jaccard_edges']:.2f} for edges."
+    )
+    alike = found.get("like_the_full_graph", {})
+    if "ratio" in alike:
+        estimated = " (the peer's time estimated from batches at even strides)" if alike.get("peer_estimated") else ""
+        text += (
+            f" Each stopped where both indices reach {alike['jaccard']:.2f}, circuit-tracer takes {alike['ratio']:.1f} "
+            f"times as long{estimated}."
+        )
+    return text
+
+
+def _memory(result: dict[str, Any]) -> str:
+    rows = [row for row in result["figures"]["rows"] if "failed" not in row]
+    largest = max(rows, key=lambda row: (row["n_tokens"], row["above_weights_gb"]), default=None)
+    if largest is None:
+        return f"Memory, {result['figures']['case']}: no run ended well."
+    return (
+        f"Memory, {result['figures']['case']} ({largest['n_layers']} layers, {largest['d_model']} wide, "
+        f"{largest['n_features']:,} features a layer, {largest['n_tokens']:,} tokens, {largest['way']}): "
+        f"{largest['above_weights_gb']:.1f} GB above the weights, {largest['peak_gb']:.1f} GB in all; "
+        f"{largest['expanded']:,} of {largest['features']:,} features in {largest['cpu_s']:,.0f} s, coverage "
+        f"{largest['coverage']:.2f}."
+    )
+
+
+def _scaling(result: dict[str, Any]) -> str:
+    fitted = {name: axis for name, axis in result["figures"].items() if axis["time_exponent"] is not None}
+    parts = [f"{name} {axis['time_exponent']:.1f} (rows {axis['rows_exponent']:.1f})" for name, axis in fitted.items()]
+    return (
+        f"Scaling, {result['case']['kind'].upper()}: the full graph's time goes as a power of " + ", ".join(parts) + "."
+    )
+
+
+def _pruning(result: dict[str, Any]) -> str:
+    found = result["figures"]
+    exponent = math.floor(math.log10(found["influence_edges_per_s"]))
+    return (
+        f"Pruning: {found['nodes']:,} nodes and {found['edges']:,} edges are pruned and scored in "
+        f"{found['prune_and_scores_s']:.2f} s; influence passes "
+        f"{found['influence_edges_per_s'] / 10**exponent:.1f}·10^{exponent} edges a second."
+    )
+
+
+def _gpu(result: dict[str, Any]) -> str:
+    found, case = result["figures"], result["case"]
+    against = f"; circuit-tracer takes {found['ratio']:.1f} times as long there" if "ratio" in found else ""
+    return (
+        f"GPU, {case['kind'].upper()}, {case['n_tokens']} tokens: {found['gpu_s']:.2f} s on "
+        f"{result['machine']['gpu']}, {found['gpu_times_faster_than_cpu']:.0f} times as fast as one thread of the "
+        f"CPU{against}; edges differ from the CPU's by {found['agreement']['max_abs_difference']:.0e} of "
+        f"{found['agreement']['max_abs_edge']:.0f}."
+    )
+
+
+SENTENCES = {
+    "gemm_share": _gemm_share,
+    "coverage": _coverage,
+    "memory": _memory,
+    "scaling": _scaling,
+    "pruning": _pruning,
+    "gpu": _gpu,
+}
+
+
+def _sentence(result: dict[str, Any]) -> str:
+    runs = result["settings"].get("runs")
+    times = f"{runs} run{'s' if runs != 1 else ''}, " if runs else ""
+    return f"{SENTENCES[result['script']](result)} ({times}{result['when'][:10]})"
+
+
+def _item(text: str) -> str:
+    return textwrap.indent(_paragraph(text, 116), "  ").replace("  ", "- ", 1)
+
+
+def _paragraph(text: str, width: int = 118) -> str:
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) + "\n"
