@@ -3,8 +3,11 @@
 import copy
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from tests.formats.dunefsky import write_dunefsky
 from tests.formats.formulas import assert_computes
 from tests.hub import Hub
 from tests.stand_ins import MNTSS
+from tl_circuits import saelens
 from tl_circuits.__main__ import app
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.transcoder import registry
@@ -70,6 +74,32 @@ def test_every_sae_of_a_release_is_in_exactly_one_variant(known: dict[str, Relea
             layers = sum(len(variant.layers) for variant in release.variants)
             assert layers == len(listed[name].saes_map), name
             assert all(variant.layers == tuple(sorted(set(variant.layers))) for variant in release.variants)
+
+
+def test_their_registry_is_read_without_saelens_as_saelens_reads_it() -> None:
+    read = saelens._listed()
+    assert read is not None
+    assert len(read) > 100
+    assert read == saelens._imported()
+
+
+@pytest.mark.slow
+def test_releases_are_known_without_importing_saelens() -> None:
+    code = "import sys, tl_circuits as tlc; print(len(tlc.releases()), 'sae_lens' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(tlc.releases())), "False"]
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "- a", "a: b", "a: {model: m, saes: []}", "a: {saes: [{id: 0}]}", "a: ["]
+)
+def test_a_registry_in_another_form_is_left_to_saelens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "pretrained_saes.yaml").write_text(content)
+    monkeypatch.setattr(saelens, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert saelens._listed.__wrapped__() is None
 
 
 def test_their_registry_is_left_as_it_is(listed: dict[str, Any]) -> None:

@@ -7,10 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
-from functools import reduce
+from functools import cache, reduce
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jaxtyping import Float
 from torch import Tensor
 
@@ -304,21 +307,49 @@ _AUTOENCODERS = {
 
 
 def releases() -> dict[str, SAERelease]:
-    """Every release that SAELens knows in this process, by its name: those that were added to its registry too."""
+    """Every release that SAELens knows in this process, by its name: those that were added to its registry too.
+
+    Where SAELens was not imported, nobody can have added any, and its file is read without importing it.
+    """
+    listed = None if "sae_lens" in sys.modules else _listed()
+    return dict(_imported() if listed is None else listed)
+
+
+def _imported() -> dict[str, SAERelease]:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     # SAELens hands out its one directory, which has to stay as it is.
     return {
-        name: SAERelease(
-            name,
-            found.repo_id,
-            found.model,
-            found.conversion_func,
-            dict(found.saes_map),
-            _are_transcoders(found.conversion_func, found.saes_map),
-        )
+        name: _release(name, found.repo_id, found.model, found.conversion_func, dict(found.saes_map))
         for name, found in get_pretrained_saes_directory().items()
     }
+
+
+@cache
+def _listed() -> dict[str, SAERelease] | None:
+    """What the file that SAELens reads its registry from says; None where it is not as we know it."""
+    package = find_spec("sae_lens")
+    if package is None or package.origin is None:
+        return None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        content = yaml.load(Path(package.origin).with_name("pretrained_saes.yaml").read_text("utf-8"), loader)
+        return {
+            name: _release(
+                name,
+                about["repo_id"],
+                about["model"],
+                about.get("conversion_func"),
+                {sae["id"]: str(sae["path"]) if isinstance(sae["path"], int) else sae["path"] for sae in about["saes"]},
+            )
+            for name, about in content.items()
+        }
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def _release(name: str, repo: str, model: str, loader: str | None, paths: Mapping[str, str]) -> SAERelease:
+    return SAERelease(name, repo, model, loader, paths, _are_transcoders(loader, paths))
 
 
 def from_pretrained(release: str, sae_id: str) -> Any:

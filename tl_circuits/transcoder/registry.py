@@ -54,7 +54,7 @@ def register_release(release: Release) -> None:
 
 
 def find(name: str) -> Release | None:
-    """The release of that name, or None. SAELens is asked last, since importing it takes seconds.
+    """The release of that name, or None. SAELens's registry is read last, since that takes a second.
 
     Raises `FileError` where it is one of autoencoders.
     """
