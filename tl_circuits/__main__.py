@@ -22,6 +22,7 @@ from tl_circuits.options import (
     ClassName,
     Coverage,
     Dtype,
+    Gigabytes,
     Layout,
     MaxFeatures,
     MaxTargets,
@@ -29,9 +30,11 @@ from tl_circuits.options import (
     ModelName,
     Plt,
     Precision,
+    Seconds,
     TargetNames,
     TranscoderName,
     VariantName,
+    in_bytes,
     share,
 )
 
@@ -119,6 +122,8 @@ def trace_command(
     max_targets: MaxTargets = 10,
     coverage: Coverage = 1.0,
     max_features: MaxFeatures = None,
+    time_budget: Seconds = None,
+    memory_budget: Gigabytes = None,
     prune: Annotated[
         float | None, typer.Option(callback=share, help="Keep the nodes that carry this share of influence, say 0.8.")
     ] = None,
@@ -148,7 +153,15 @@ def trace_command(
             model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
         )
         local = localize(borrowed, found, prompt)
-        graph = attribute(local, target or None, coverage=coverage, max_features=max_features, max_targets=max_targets)
+        graph = attribute(
+            local,
+            target or None,
+            coverage=coverage,
+            max_features=max_features,
+            time_budget=time_budget,
+            memory_budget=in_bytes(memory_budget),
+            max_targets=max_targets,
+        )
         graph = labelled(graph, borrowed, found) if model == DEMO else graph
         graph = graph if prune is None else graph.prune(prune, prune_edges)
         files = {} if out is None else {"graph": graph.save(out)}
@@ -175,6 +188,8 @@ def trace_many_command(
     max_targets: MaxTargets = 10,
     coverage: Coverage = 1.0,
     max_features: MaxFeatures = None,
+    time_budget: Seconds = None,
+    memory_budget: Gigabytes = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Trace all anew, whatever is in the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -199,7 +214,13 @@ def trace_many_command(
             borrowed, found = load(
                 model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
             )
-            limits = {"coverage": coverage, "max_features": max_features, "max_targets": max_targets}
+            limits = {
+                "coverage": coverage,
+                "max_features": max_features,
+                "time_budget": time_budget,
+                "memory_budget": in_bytes(memory_budget),
+                "max_targets": max_targets,
+            }
             results = trace_many(borrowed, found, texts, out, targets=target or None, overwrite=overwrite, **limits)
     if speaks:
         _show(results, as_json)

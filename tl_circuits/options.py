@@ -62,3 +62,15 @@ Coverage = Annotated[
     typer.Option("--coverage", callback=share, help="Stop when this share of influence is traced; 1 traces all."),
 ]
 MaxFeatures = Annotated[int | None, typer.Option("--max-features", min=1, help="Trace at most this many features.")]
+Seconds = Annotated[
+    float | None, typer.Option("--time-budget", min=0.001, help="Stop after so many seconds, with what is traced.")
+]
+Gigabytes = Annotated[
+    float | None,
+    typer.Option("--memory-budget", min=1e-6, help="Take at most so many GB; default: half of what is to spare."),
+]
+
+
+def in_bytes(gigabytes: float | None) -> int | None:
+    """So many bytes, where any number was given."""
+    return None if gigabytes is None else int(gigabytes * 1e9)

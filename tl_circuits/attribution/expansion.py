@@ -114,7 +114,7 @@ class Expansion:
     def _keep(self, rows: Int64[Tensor, " row"], dense: Float[Tensor, "row source"]) -> None:
         self._known_influence = None
         self._rows.append(rows)
-        self._parts.append(_SparseRows.of(dense.cpu()))
+        self._parts.append(_SparseRows.of(dense))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,5 +127,6 @@ class _SparseRows:
 
     @classmethod
     def of(cls, dense: Float[Tensor, "row source"]) -> "_SparseRows":
+        # Picked out where they were computed, so that only they travel.
         there = dense != 0
-        return cls(there.sum(1), there.nonzero()[:, 1].to(torch.int32), dense[there])
+        return cls(there.sum(1).cpu(), there.nonzero()[:, 1].to(torch.int32).cpu(), dense[there].cpu())
