@@ -29,12 +29,13 @@ from tl_circuits.graph import Traced, files
 from tl_circuits.graph.traced import INDEX, graph_name
 
 ROOT = Path(__file__).parent.parent
+Demo = tuple[Any, Any]
 PROMPTS = ["the capital of the state containing Dallas is", "36+59=", "the bird of the state containing Oakland is"]
 HOSTILE = ("../../etc/passwd", "a\nb\x00\x1b[2J", "CON: | aux?*<>", "\u202e\ud800", "-" * 500, "x" * 5000, " ")
 
 
 @pytest.fixture(scope="module")
-def demo() -> tuple[Any, tlc.CrossLayerTranscoder]:
+def demo() -> Demo:
     return tlc.demo()
 
 
@@ -93,7 +94,7 @@ def index(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("calls")
-def test_each_graph_is_the_one_that_trace_gives(demo: Any, tmp_path: Path) -> None:
+def test_each_graph_is_the_one_that_trace_gives(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, PROMPTS, tmp_path / "out", coverage=0.8)
     assert len(results) == len(PROMPTS)
     for graph, prompt in zip(results, PROMPTS, strict=True):
@@ -108,7 +109,7 @@ def test_trace_many_takes_every_setting_of_trace_with_the_same_default() -> None
         assert all_[name].default == one[name].default, name
 
 
-def test_every_setting_reaches_trace(demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_reaches_trace(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
     def traced(*arguments: Any, **settings: Any) -> tlc.AttributionGraph:
@@ -128,11 +129,13 @@ def test_every_setting_reaches_trace(demo: Any, tmp_path: Path, monkeypatch: pyt
     assert {name: seen[name] for name in wanted} == wanted
     (graph,) = tlc.TraceResults.load(tmp_path)
     assert graph.target_labels == (" Austin",)
-    top = tlc.trace_many(*demo, PROMPTS[1:2], tmp_path / "b", max_targets=2, target_probability=1.0)
-    assert len(top.graph(0).target_labels) == 2
+    likely = {"max_targets": 2, "target_probability": 1.0}
+    (top,) = tlc.trace_many(*demo, PROMPTS[1:2], tmp_path / "b", **likely)
+    assert_same(top, trace(*demo, PROMPTS[1], **likely))
+    assert len(top.target_labels) == 2
 
 
-def test_the_index_says_what_became_of_each_prompt(demo: Any, tmp_path: Path) -> None:
+def test_the_index_says_what_became_of_each_prompt(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, [PROMPTS[1], "", torch.tensor([1, 5, 6])], tmp_path)
     done, failed, ids = index(tmp_path)
     graph = results.graph(0)
@@ -156,7 +159,7 @@ def test_the_index_says_what_became_of_each_prompt(demo: Any, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("calls")
-def test_graphs_are_loaded_one_at_a_time(demo: Any, tmp_path: Path) -> None:
+def test_graphs_are_loaded_one_at_a_time(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
     (tmp_path / "0001-36-59.graph").unlink()
     graphs = iter(results)
@@ -166,7 +169,7 @@ def test_graphs_are_loaded_one_at_a_time(demo: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("calls")
-def test_a_graph_that_is_not_there_is_asked_for(demo: Any, tmp_path: Path) -> None:
+def test_a_graph_that_is_not_there_is_asked_for(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, ["", "36+59="], tmp_path)
     with pytest.raises(tlc.GraphError, match=r"Prompt 0 has no graph in .*: it failed with PromptError: The prompt ''"):
         results.graph(0)
@@ -192,7 +195,7 @@ def test_names_of_files_tell_their_prompts() -> None:
     assert graph_name(3, 5, [4, 5]) == graph_name(3, 5, "\u4f60\u597d") == "0003.graph"
 
 
-def test_hostile_prompts_are_traced_or_fail_each_for_itself(demo: Any, tmp_path: Path) -> None:
+def test_hostile_prompts_are_traced_or_fail_each_for_itself(demo: Demo, tmp_path: Path) -> None:
     with pytest.warns(tlc.TLCircuitsWarning, match="vocabulary lacks"):
         results = tlc.trace_many(*demo, HOSTILE, tmp_path / "out")
     assert len(results.entries) == len(HOSTILE)
@@ -204,7 +207,7 @@ def test_hostile_prompts_are_traced_or_fail_each_for_itself(demo: Any, tmp_path:
 
 
 def test_a_prompt_that_fails_does_not_stop_the_rest_and_is_tried_again(
-    demo: Any, tmp_path: Path, calls: list[Any]
+    demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
     prompts: Any = ["36+59=", [1, 10**6], [None], "11+12="]
     results = tlc.trace_many(*demo, prompts, tmp_path)
@@ -226,7 +229,7 @@ def out_of_memory() -> BaseException:
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("error", [out_of_memory, MemoryError, lambda: torch.OutOfMemoryError("CUDA out of memory")])
 def test_a_prompt_that_takes_too_much_memory_does_not_stop_the_rest(
-    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseException]
 ) -> None:
     failing(monkeypatch, error(), at=0)
     results = tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
@@ -236,7 +239,7 @@ def test_a_prompt_that_takes_too_much_memory_does_not_stop_the_rest(
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), ZeroDivisionError(), KeyboardInterrupt()])
 def test_what_is_nobodys_fault_ends_it_and_what_is_done_stays(
-    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     failing(monkeypatch, error, at=1)
     with pytest.raises(type(error)):
@@ -252,7 +255,7 @@ def test_what_is_nobodys_fault_ends_it_and_what_is_done_stays(
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_no_half_written_graph_is_taken_for_a_whole_one(
-    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     tlc.trace_many(*demo, PROMPTS[:1], tmp_path)
 
@@ -272,7 +275,7 @@ def test_no_half_written_graph_is_taken_for_a_whole_one(
 # What is resumed
 
 
-def test_what_is_done_is_not_traced_again_and_prompts_may_follow(demo: Any, tmp_path: Path, calls: list[Any]) -> None:
+def test_what_is_done_is_not_traced_again_and_prompts_may_follow(demo: Demo, tmp_path: Path, calls: list[Any]) -> None:
     tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
     assert calls == PROMPTS[:2]
     calls.clear()
@@ -286,7 +289,7 @@ def test_what_is_done_is_not_traced_again_and_prompts_may_follow(demo: Any, tmp_
     assert len(tlc.TraceResults.load(tmp_path)) == 3
 
 
-def test_memory_and_progress_may_change(demo: Any, tmp_path: Path, calls: list[Any]) -> None:
+def test_memory_and_progress_may_change(demo: Demo, tmp_path: Path, calls: list[Any]) -> None:
     tlc.trace_many(*demo, PROMPTS[:1], tmp_path)
     tlc.trace_many(*demo, PROMPTS[:1], tmp_path, memory_budget=10**9, progress=False)
     assert len(calls) == 1
@@ -310,7 +313,7 @@ def test_memory_and_progress_may_change(demo: Any, tmp_path: Path, calls: list[A
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_other_settings_and_prompts_are_refused(
-    demo: Any, tmp_path: Path, calls: list[Any], changed: dict[str, Any], says: str
+    demo: Demo, tmp_path: Path, calls: list[Any], changed: dict[str, Any], says: str
 ) -> None:
     prompts = PROMPTS[:1]
     tlc.trace_many(*demo, prompts, tmp_path)
@@ -322,7 +325,7 @@ def test_other_settings_and_prompts_are_refused(
     assert len(tlc.TraceResults.load(tmp_path)) == 1
 
 
-def test_another_model_or_transcoder_is_refused(tmp_path: Path, demo: Any) -> None:
+def test_another_model_or_transcoder_is_refused(tmp_path: Path, demo: Demo) -> None:
     model, clt = tlc.demo()
     prompt = PROMPTS[1:2]
     tlc.trace_many(model, clt, prompt, tmp_path)
@@ -357,7 +360,7 @@ def test_weights_are_told_by_a_sample_where_they_are_many() -> None:
 
 
 def test_overwriting_traces_all_anew_and_removes_what_was_written_alone(
-    demo: Any, tmp_path: Path, calls: list[Any]
+    demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
     tlc.trace_many(*demo, PROMPTS, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
@@ -370,7 +373,7 @@ def test_overwriting_traces_all_anew_and_removes_what_was_written_alone(
 
 
 def test_an_index_that_was_broken_off_in_the_middle_of_a_line_goes_on(
-    demo: Any, tmp_path: Path, calls: list[Any]
+    demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
     tlc.trace_many(*demo, PROMPTS, tmp_path)
     text = (tmp_path / INDEX).read_text(encoding="utf-8")
@@ -409,7 +412,7 @@ def of(entry: dict[str, Any]) -> str:
     ],
     ids=lambda line: line[:40],
 )
-def test_a_damaged_index_is_refused_and_can_be_overwritten(demo: Any, tmp_path: Path, line: str) -> None:
+def test_a_damaged_index_is_refused_and_can_be_overwritten(demo: Demo, tmp_path: Path, line: str) -> None:
     tlc.trace_many(*demo, PROMPTS[1:2], tmp_path)
     with (tmp_path / INDEX).open("a", encoding="utf-8") as file:
         file.write(line)
@@ -422,7 +425,7 @@ def test_a_damaged_index_is_refused_and_can_be_overwritten(demo: Any, tmp_path: 
 @pytest.mark.parametrize(
     "header", ["", "[]\n", "{}\n", "null\n", '{"format": "tl_circuits.traced", "version": "9"}\n', "\udcff\n"]
 )
-def test_an_index_of_something_else_is_refused_and_stays(demo: Any, tmp_path: Path, header: str) -> None:
+def test_an_index_of_something_else_is_refused_and_stays(demo: Demo, tmp_path: Path, header: str) -> None:
     (tmp_path / INDEX).write_text(header, encoding="utf-8", errors="surrogateescape")
     for overwrite in (False, True):
         with pytest.raises(tlc.FileError, match=r"does not begin as 'tl_circuits.traced' version '1'|cannot be read"):
@@ -438,7 +441,7 @@ def test_results_of_no_folder() -> None:
 
 
 def test_output_that_cannot_be_written_is_refused_before_anything_is_traced(
-    demo: Any, tmp_path: Path, calls: list[Any]
+    demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -475,7 +478,7 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_traced(
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_is_wrong_with_the_call_is_said_before_anything_is_written(
-    demo: Any, tmp_path: Path, changed: dict[str, Any], kind: type[Exception], says: str
+    demo: Demo, tmp_path: Path, changed: dict[str, Any], kind: type[Exception], says: str
 ) -> None:
     call: Any = inspect.unwrap(tlc.trace_many)
     asked = {"model": demo[0], "transcoder": demo[1], "prompts": PROMPTS[:1], "folder": tmp_path / "out"} | changed
@@ -487,7 +490,7 @@ def test_what_is_wrong_with_the_call_is_said_before_anything_is_written(
 # Prompts
 
 
-def test_prompts_come_in_any_sequence_or_in_a_file(demo: Any, tmp_path: Path) -> None:
+def test_prompts_come_in_any_sequence_or_in_a_file(demo: Demo, tmp_path: Path) -> None:
     rows = torch.tensor([[1, 5, 6], [1, 6, 5]])
     for number, prompts in enumerate((rows, list(rows), rows.tolist(), (row for row in rows), rows.numpy().tolist())):
         results = tlc.trace_many(*demo, prompts, tmp_path / str(number))
@@ -617,7 +620,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GL
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_same_graphs_as_one(demo: Any, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_graphs_as_one(demo: Demo, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps({'prompt': prompt or ' '})}\n" for prompt in LONGER))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command = [*launch, "tl_circuits", "trace-many", str(tmp_path / "p.jsonl"), str(tmp_path / "two"), "--json"]
@@ -649,23 +652,32 @@ count = 0
 def traced(*arguments, **settings):
     global count
     count += 1
-    if rank == 1 and count == 2:
-        os._exit(3) if how == "dies" else 1 / 0
+    if rank == 1 and count == 2 and how == "fails":
+        raise ZeroDivisionError
+    if rank == 1 and count == 2 and how == "hangs":
+        sys.stdin.read()
     return tlc.trace(*arguments, **settings)
 
+def call(folder, **settings):
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            results = tlc.trace_many(model, clt, prompts, folder, **settings)
+        print(results, *[w.message for w in said if w.category is tlc.TLCircuitsWarning], flush=True)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+
 many.trace = traced
-settings = {"coverage": 0.5} if how == "differs" and rank == 1 else {}
-folder = "/dev/null/x" if how == "unwritable" and rank == 0 else folder
-try:
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        results = tlc.trace_many(model, clt, prompts, folder, **settings)
-    print(results, *[w.message for w in said if w.category is tlc.TLCircuitsWarning])
-except Exception as error:
-    print(type(error).__name__, error)
-    if rank == 1:
-        # It lives on; the other must not wait for it.
-        sys.stdin.read()
+if how == "hangs":
+    many.PATIENCE = 0.1
+if how == "disagree":
+    call("/dev/null/x" if rank == 0 else folder)
+    call(folder, coverage=0.5 if rank == 0 else 1.0)
+else:
+    call(folder)
+if rank == 1:
+    # It lives on; the other must not wait for it.
+    sys.stdin.read()
 """
 
 
@@ -680,19 +692,21 @@ def two(tmp_path: Path, how: str, prompts: list[str]) -> tuple[str, str]:
         for rank in range(2)
     ]  # fmt: skip
     # The first ends by itself, whatever the second does.
-    first = processes[0].communicate(timeout=120)[0]
-    return first, processes[1].communicate(timeout=120)[0]
+    first = processes[0].communicate(timeout=300)[0]
+    if how == "hangs":
+        processes[1].kill()
+    return first, processes[1].communicate(timeout=300)[0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["dies", "fails"])
-def test_a_process_that_ends_does_not_hang_the_others_and_loses_nothing(
-    demo: Any, tmp_path: Path, calls: list[Any], how: str
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_a_process_that_fails_or_hangs_does_not_hang_the_others_and_loses_nothing(
+    demo: Demo, tmp_path: Path, calls: list[Any], how: str
 ) -> None:
     prompts = [*PROMPTS, "11+12=", "22+13=", "45+33="]
     first, second = two(tmp_path, how, prompts)
     assert "not come to, in" in first
-    assert "Processes 1 ended before their share was traced, so" in first
+    assert "Processes 1 did not finish their share, so" in first
     assert "call trace_many again for the rest" in " ".join(first.split())
     assert ("ZeroDivisionError" in second) == (how == "fails")
     left = tlc.TraceResults.load(tmp_path / "out")
@@ -706,10 +720,10 @@ def test_a_process_that_ends_does_not_hang_the_others_and_loses_nothing(
 
 @pytest.mark.slow
 def test_what_one_process_cannot_begin_none_does(tmp_path: Path) -> None:
-    first, second = two(tmp_path, "unwritable", PROMPTS)
-    assert first.startswith("FileError '/dev/null/x' is no folder that can be written into")
-    assert second == first
-    (tmp_path / "b").mkdir()
-    first, second = two(tmp_path / "b", "differs", PROMPTS)
-    assert second.startswith("SettingError Process 1 of 2 was given another model, transcoder, settings or prompts")
-    assert "Processes 1 ended before their share was traced" in first
+    first, second = two(tmp_path, "disagree", PROMPTS)
+    begun, traced = first.splitlines()
+    assert begun.startswith("FileError '/dev/null/x' is no folder that can be written into")
+    refused, differs = second.splitlines()
+    assert refused == begun
+    assert differs.startswith("SettingError Process 1 of 2 was given another model, transcoder, settings or prompts")
+    assert "Processes 1 did not finish their share" in traced

@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,7 +243,49 @@ def transcoder_doors(folder: Path) -> Iterator[Try]:
         yield refused(f"BatchTopK({k!r})", f"k={k}", lambda k=k: tl.BatchTopK(k, torch.zeros(2)))
 
 
-DOORS = {"graph": graph_doors, "targets": target_doors, "prompts": prompt_doors, "transcoders": transcoder_doors}
+def many_doors(folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+    numbers = count()
+
+    def call(prompts: Any = ([1, 2],), where: Any = None, **settings: Any) -> Any:
+        return tl.trace_many(model, clt, prompts, folder / str(next(numbers)) if where is None else where, **settings)
+
+    for prompts in ("a b", b"ab", 5, None, {"a": 1}, {"role": "user"}, [], (), [1, 2], torch.tensor([1, 2]), object):
+        says = "0 " if prompts is None else f"{prompts!r}".removeprefix("tensor(").strip("()")
+        yield refused(f"trace_many({prompts!r})", says if prompts is not None else "None", lambda p=prompts: call(p))
+    for prompt in (None, 1.5, "a", object(), [None], {"a"}, [[1.5]], [[[1]]], float("nan"), [10**30], ""):
+        yield works(f"trace_many([{prompt!r:.20}])", lambda prompt=prompt: call([[1, 2], prompt]))
+    for where in ("", 5, b"x", "a\0b", object()):
+        yield refused(f"trace_many(folder={where!r:.20})", f"{where!r:.20}", lambda where=where: call(where=where))
+    settings = {
+        "coverage": ("1", None, True, float("nan")),
+        "max_features": (3.7, True, "a", -1),
+        "time_budget": ("1", True, -1, float("nan")),
+        "memory_budget": (1.5, "1", True, -1),
+        "max_targets": (2.5, "a", None, True, 0),
+        "target_probability": ("0.5", None, True, float("nan")),
+        "masked_positions": ("01", 5, [0.5], [True], [None]),
+        "targets": (True, 1.5, [None], b"x"),
+        "overwrite": (None, 1, "no"),
+    }
+    for name, values in settings.items():
+        for value in values:
+            says = f"{value!r}".strip("[]")
+            yield refused(f"trace_many({name}={value!r})", says, lambda n=name, v=value: call(**{n: v}))
+    yield works("trace_many(numbers of numpy)", lambda: call(max_features=numpy.int64(3), max_targets=numpy.int64(2)))
+    yield refused("trace_many(None)", "NoneType", lambda: tl.trace_many(None, clt, [[1, 2]], folder / "none"))
+    yield refused("TraceResults.load(5)", "5", lambda: tl.TraceResults.load(5))
+    yield refused("graph('0')", "'0'", lambda: call().graph("0"))
+    yield refused("graph(None)", "None", lambda: call().graph(None))
+
+
+DOORS = {
+    "graph": graph_doors,
+    "targets": target_doors,
+    "prompts": prompt_doors,
+    "many": many_doors,
+    "transcoders": transcoder_doors,
+}
 
 
 def told(error: Exception | None) -> list[Any] | None:

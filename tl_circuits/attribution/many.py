@@ -1,11 +1,12 @@
 """Many prompts → a folder of attribution graphs, by one process or several, resumed where it was broken off."""
 
 import math
+import operator
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
@@ -22,7 +23,7 @@ from tl_circuits.attribution.ranks import Ranks, shares, together
 from tl_circuits.attribution.targets import Targets
 from tl_circuits.errors import SettingError, TLCircuitsError, TLCircuitsWarning
 from tl_circuits.graph import AttributionGraph
-from tl_circuits.graph.asked import file_name, flag
+from tl_circuits.graph.asked import file_name, flag, whole
 from tl_circuits.graph.traced import Traced, TraceResults, add, begin, graph_name, merge
 from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit
@@ -57,15 +58,13 @@ def trace_many(
     settings are those of `trace`, and hold for each prompt. `index.jsonl`, a line per prompt, says what became of it.
 
     - A prompt that cannot be traced, or takes more memory than there is, does not stop the rest: see `failed`.
-    - Called again with the same model, transcoder, settings and prompts (more may follow at the end), it traces what is
-      not done yet, and what failed. Whatever it was broken off by, graphs that are in the folder are whole. With others
-      it refuses, unless `overwrite` is true: then all is traced anew, and what an earlier call wrote is removed. Models
-      and transcoders are told by a sample of their weights, and by whether you have hooks on the model.
-    - Where `torch.distributed` is initialised, all processes have to call it, with the same arguments and a folder that
-      all of them see. Each traces a share, balanced by the prompts' lengths squared, and each returns the results of
-      all. Graphs equal those of one process, bit by bit where processors, threads (`torch.set_num_threads`) and
-      `memory_budget` are the same. A process that ends or fails ends alone: the others finish their own shares, warn,
-      and return what there is.
+    - Called again with the same model, transcoder, settings and prompts (more may follow), it traces what is not done
+      yet, and what failed; graphs in the folder are whole whatever broke it off. With others it refuses, unless
+      `overwrite` is true: then what an earlier call wrote is removed. Weights are compared by a sample of them.
+    - Where `torch.distributed` is initialised, every process calls it, with the same arguments and a folder that all
+      see. Each traces a share, balanced by squared length, and returns the results of all: equal to those of one
+      process, bit by bit with the same threads and `memory_budget` (default: a process's part of half of what the
+      machine has to spare). Where one fails or hangs, the others do their shares, warn, and return what there is.
 
     Raises, before anything is traced, `FileError` where the folder cannot be written or was filled otherwise,
     `PromptError` where no list of prompts is given, `FitError`, `SettingError` and `TargetError` as `trace` does.
@@ -76,52 +75,62 @@ def trace_many(
     Limits.of(coverage, max_features, time_budget, memory_budget)
     flag("overwrite", overwrite)
     check_fit(model, transcoder)
-    settings = {"coverage": coverage, "max_features": max_features, "time_budget": time_budget}
-    one = partial(trace, model, transcoder, targets=wanted, masked_positions=positions, **settings)
-    made, plain = made_by(model, transcoder, wanted, positions, settings), [as_json(prompt) for prompt in given]
+    settings = {"coverage": coverage, "max_features": whole(max_features), "time_budget": time_budget}
+    likely = {"max_targets": operator.index(max_targets), "target_probability": target_probability}
+    one = partial(trace, model, transcoder, targets=wanted, masked_positions=positions, **settings, **likely)
+    made = made_by(model, transcoder, wanted, positions, settings)
     with together() as ranks:
-        decided = ranks.agree(lambda: _plan(model, given, plain, folder, made, overwrite, ranks.size))
-        _check_same(ranks, decided["asked"], _asked(made, plain))
-        mine, start = decided["shares"][ranks.rank], time.monotonic()
-        with stage(_name_of(ranks), len(mine), show=progress if ranks.rank == 0 else False) as bar:
-            for number in mine:
-                memory = default_memory_budget() // ranks.local_size if memory_budget is None else memory_budget
-                entry = Traced(number, plain[number], graph_name(number, len(given), plain[number]))
-                shown = progress if ranks.rank == 0 else False
-                attempt = partial(one, given[number], memory_budget=memory, progress=shown)
-                add(folder, ranks.rank, _traced(entry, attempt, folder))
-                bar.update()
-        absent = ranks.finish(lambda: merge(folder), max(PATIENCE, time.monotonic() - start))
+        absent = Work(model, given, folder, made, one, memory_budget, progress).shared_by(ranks, overwrite)
     return _results(folder, len(given), absent)
 
 
-def _plan(
-    model: Model,
-    given: Sequence[Prompt],
-    plain: Sequence[Any],
-    folder: Path,
-    made: dict[str, Any],
-    overwrite: bool,
-    n_shares: int,
-) -> dict[str, Any]:
-    """What is left to do, shared out. The longest rows of a long prompt are many, so its cost is its length squared."""
-    entries = begin(folder, made, plain, overwrite=overwrite).entries
-    left = [number for number in range(len(given)) if number not in entries or entries[number].file is None]
-    costs = [_n_tokens(model, given[number]) ** 2 for number in left] if n_shares > 1 else [1] * len(left)
-    shared = [[left[place] for place in places] for places in shares(costs, n_shares)]
-    return {"shares": shared, "asked": _asked(made, plain)}
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Prompts, where their graphs go, what makes these, and what traces one of them."""
 
+    model: Model
+    prompts: Sequence[Any]
+    folder: Path
+    made_by: Mapping[str, Any]
+    trace: Callable[..., AttributionGraph]
+    memory_budget: int | None
+    progress: bool | None
 
-def _asked(made: dict[str, Any], plain: Sequence[Any]) -> str:
-    return sha256(dumps([made, list(plain)], sort_keys=True).encode()).hexdigest()
+    def shared_by(self, ranks: Ranks, overwrite: bool) -> tuple[int, ...]:
+        """Does this process's share, and returns the processes that did not do theirs."""
+        decided = ranks.agree(lambda: self._plan(ranks.size, overwrite))
+        if decided["asked"] != self._asked:
+            raise SettingError(
+                f"Process {ranks.rank} of {ranks.size} was given another model, transcoder, settings or prompts than "
+                "process 0: call trace_many with the same in each."
+            )
+        mine, start = decided["shares"][ranks.rank], time.monotonic()
+        shown = self.progress if ranks.rank == 0 else False
+        name = "tracing prompts" if ranks.size == 1 else f"tracing prompts (process 1 of {ranks.size})"
+        with stage(name, len(mine), show=shown) as bar:
+            for number in mine:
+                memory = self.memory_budget or default_memory_budget() // ranks.local_size
+                entry = Traced(number, self._plain[number], graph_name(number, len(self.prompts), self._plain[number]))
+                attempt = partial(self.trace, self.prompts[number], memory_budget=memory, progress=shown)
+                add(self.folder, ranks.rank, _traced(entry, attempt, self.folder))
+                bar.update()
+        return ranks.finish(lambda: merge(self.folder), max(PATIENCE, time.monotonic() - start))
 
+    def _plan(self, n_shares: int, overwrite: bool) -> dict[str, Any]:
+        """What is left to do, shared out. Twice as long a prompt has twice the rows, each of them twice as long."""
+        entries = begin(self.folder, self.made_by, self._plain, overwrite=overwrite).entries
+        left = [number for number in range(len(self.prompts)) if number not in entries or entries[number].file is None]
+        costs = [_n_tokens(self.model, self.prompts[number]) ** 2 if n_shares > 1 else 1 for number in left]
+        shared = [[left[place] for place in places] for places in shares(costs, n_shares)]
+        return {"shares": shared, "asked": self._asked}
 
-def _check_same(ranks: Ranks, decided: str, asked: str) -> None:
-    if decided != asked:
-        raise SettingError(
-            f"Process {ranks.rank} of {ranks.size} was given another model, transcoder, settings or prompts than "
-            "process 0: call trace_many with the same in each."
-        )
+    @cached_property
+    def _plain(self) -> list[Any]:
+        return [as_json(prompt) for prompt in self.prompts]
+
+    @property
+    def _asked(self) -> str:
+        return sha256(dumps([dict(self.made_by), self._plain], sort_keys=True).encode()).hexdigest()
 
 
 def _n_tokens(model: Model, prompt: Prompt) -> int:
@@ -165,15 +174,11 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _name_of(ranks: Ranks) -> str:
-    return "tracing prompts" if ranks.size == 1 else f"tracing prompts (process 1 of {ranks.size})"
-
-
 def _results(folder: Path, n_prompts: int, absent: Sequence[int]) -> TraceResults:
     results = TraceResults.load(folder).first(n_prompts)
     if absent and results.missing:
         warnings.warn(
-            f"Processes {', '.join(map(str, absent))} ended before their share was traced, so {len(results.missing)} "
+            f"Processes {', '.join(map(str, absent))} did not finish their share, so {len(results.missing)} "
             f"of {n_prompts} prompts were not come to. What is done is in '{folder}': call trace_many again for the "
             "rest.",
             TLCircuitsWarning,
