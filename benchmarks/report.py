@@ -44,22 +44,24 @@ def section(results: Sequence[dict[str, Any]]) -> str:
 def _table(results: Sequence[dict[str, Any]]) -> str:
     peers = {f"`{result['peer']['name']}`, {result['peer']['is']}" for result in results if result["peer"]}
     machines = {f"one thread of {result['machine']['cpu']}" for result in results}
+    l0s = sorted({result["case"]["l0"] for result in results})
+    sizes = sorted({size for result in results for size in result["figures"].get("peer_batch_sizes_tried", [])})
     return (
         _paragraph(
             "A full attribution graph here and in circuit-tracer, of the same model, transcoder and prompt, all "
-            f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers))}. CPU seconds on "
-            f"{'; '.join(sorted(machines))}; smaller is better."
+            f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers)) or 'not run'}. CPU seconds "
+            f"on {'; '.join(sorted(machines))}; smaller is better."
         )
         + "\n| case | features | here | peer | ratio | memory here | peer | edges differ by | runs | date |\n"
         + "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
         + "".join(row(result) for result in results)
         + "\n"
         + _paragraph(
-            "L0 is the mean number of features active per layer and token. The peer's time is that of the best batch "
-            "size of those tried, which are named; where it is marked *est.*, it was measured on batches of features "
-            "at even strides and scaled to all. Memory is the peak above the weights. Edges differ at most by as much, "
-            "of a largest edge of the size that follows. Runs are ours and the peer's. Versions and all timings stand "
-            "in `benchmarks/results`, the scripts beside them."
+            f"On average {_listed(l0s)} features are active per layer and token. The peer's time is that of the best "
+            f"batch size tried (of {_listed(sizes) or 'none'}); *est.*: measured on batches of features at even "
+            "strides and scaled to all. Memory is the peak above the weights. Edges differ at most by as much, of a "
+            "largest edge of the size that follows. Runs are ours and the peer's. Versions, batch sizes and all "
+            "timings stand in `benchmarks/results`, the scripts beside them."
         )
     )
 
@@ -67,26 +69,29 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
 def row(result: dict[str, Any]) -> str:
     """One measurement against the peer."""
     case, found = result["case"], result["figures"]
-    sizes = ", ".join(map(str, found.get("peer_batch_sizes_tried", []))) or "none"
     agreement = found.get("agreement")
     estimated = " est." if found.get("peer_estimated") else ""
     cells = (
-        f"{case['kind'].upper()}, {case['n_tokens']} tokens, L0 {case['l0']}, batch sizes {sizes}",
+        f"{case['kind'].upper()}, {case['n_tokens']} tokens",
         f"{found['features']:,}",
         f"{found['ours_cpu_s']:.1f} s",
         f"{found['peer_cpu_s']:,.1f} s{estimated}" if "peer_cpu_s" in found else "not run",
-        f"{found['ratio']:.1f}{estimated}" if "ratio" in found else "",
-        _mib(found.get("ours_above_weights_mib")),
-        _mib(found.get("peer_above_weights_mib")),
-        f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}" if agreement else "not compared",
+        f"{found['ratio']:.1f}" if "ratio" in found else "",
+        _gib(found.get("ours_above_weights_mib")),
+        _gib(found.get("peer_above_weights_mib")),
+        f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}" if agreement else "",
         f"{found['ours_runs']} + {found.get('peer_runs', 0)}",
         result["when"][:10],
     )
     return f"| {' | '.join(cells)} |\n"
 
 
-def _mib(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:,.0f} MiB"
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _gib(mib: float | None) -> str:
+    return "" if mib is None else f"{mib / 1024:.2f} GiB"
 
 
 def _gemm_share(result: dict[str, Any]) -> str:

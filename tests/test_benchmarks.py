@@ -428,3 +428,29 @@ def test_the_report_needs_nothing_but_the_files() -> None:
     # The README is written by a script that has no package around it.
     fresh = runpy.run_path(str(ROOT / "benchmarks" / "report.py"))
     assert fresh["section"](fresh["newest"]())
+
+
+def test_no_line_of_the_report_is_longer_than_the_readme_allows() -> None:
+    result = {
+        "script": "attribution_vs_circuit_tracer",
+        "case": {"kind": "clt", "n_tokens": 64, "l0": 20},
+        "figures": {
+            "features": 15120,
+            "ours_cpu_s": 112.7,
+            "ours_above_weights_mib": 2416.1,
+            "ours_runs": 3,
+            "peer_cpu_s": 1309.4,
+            "peer_above_weights_mib": 12870.2,
+            "peer_runs": 3,
+            "peer_batch_sizes_tried": [16, 64, 512],
+            "peer_estimated": True,
+            "ratio": 11.6,
+            "agreement": {"max_abs_difference": 2.9e-5, "max_abs_edge": 19.4},
+        },
+        "peer": {"name": "circuit-tracer", "is": "the peer"},
+        "machine": {"cpu": "AMD EPYC"},
+        "when": "2026-11-21T12:00:00+00:00",
+    }
+    text = report.section([result])
+    assert "1,309.4 s est. | 11.6 |" in text
+    assert max(map(len, text.splitlines())) <= 120
