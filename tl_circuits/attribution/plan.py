@@ -91,6 +91,8 @@ def announce(planned: Plan, seconds: float, done: float) -> None:
 
 
 def _size(n_bytes: int) -> str:
+    if n_bytes < 1e5:
+        return f"{n_bytes:,} bytes"
     return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.1f} MB"
 
 
