@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import tl_circuits as tlc
 from tests import models
 from tl_circuits.__main__ import app
 from tl_circuits.attribution import many, trace
-from tl_circuits.attribution.made_by import SAMPLE, WHOLE, fingerprint
+from tl_circuits.attribution.made_by import SAMPLE, WHOLE, described, fingerprint
 from tl_circuits.attribution.prompts import as_json, read_prompts
 from tl_circuits.attribution.ranks import shares
 from tl_circuits.graph import Traced, files
@@ -30,7 +29,7 @@ from tl_circuits.graph.traced import INDEX, graph_name
 
 ROOT = Path(__file__).parent.parent
 Demo = tuple[Any, Any]
-PROMPTS = ["the capital of the state containing Dallas is", "36+59=", "the bird of the state containing Oakland is"]
+PROMPTS = ["the capital of Texas is", "36+59=", "the bird of Texas is"]
 HOSTILE = ("../../etc/passwd", "a\nb\x00\x1b[2J", "CON: | aux?*<>", "\u202e\ud800", "-" * 500, "x" * 5000, " ")
 
 
@@ -39,24 +38,21 @@ def demo() -> Demo:
     return tlc.demo()
 
 
-@cache
-def quick(model: Any, transcoder: Any, prompt: Any, targets: Any, **settings: Any) -> tlc.AttributionGraph:
-    """Each graph is traced once, since most of these tests are not about graphs."""
-    return trace(model, transcoder, prompt, targets, **settings)
+TRACED: dict[str, tlc.AttributionGraph] = {}
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The prompts that are traced."""
+    """The prompts that are traced; each is really traced once, since most of these tests are not about graphs."""
     seen: list[Any] = []
 
-    def traced(model: Any, transcoder: Any, prompt: Any, targets: tlc.Targets, **settings: Any) -> Any:
+    def traced(model: Any, transcoder: Any, prompt: Any, *, targets: tlc.Targets, **settings: Any) -> Any:
         seen.append(prompt)
-        if not isinstance(prompt, str):
-            return trace(model, transcoder, prompt, targets, **settings)
-        settings = {name: setting for name, setting in settings.items() if name != "memory_budget"}
-        masked = settings.pop("masked_positions")
-        return quick(model, transcoder, prompt, targets, masked_positions=masked and tuple(masked), **settings)
+        asked = settings | {"memory_budget": None, "progress": None}
+        key = f"{type(model)} {transcoder} {prompt!r} {described(targets)} {asked}"
+        if key not in TRACED:
+            TRACED[key] = trace(model, transcoder, prompt, targets, **settings)
+        return TRACED[key]
 
     monkeypatch.setattr(many, "trace", traced)
     return seen
@@ -93,7 +89,7 @@ def index(folder: Path) -> list[dict[str, Any]]:
 # What is written
 
 
-@pytest.mark.usefixtures("calls")
+@pytest.mark.slow
 def test_each_graph_is_the_one_that_trace_gives(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, PROMPTS, tmp_path / "out", coverage=0.8)
     assert len(results) == len(PROMPTS)
@@ -109,6 +105,7 @@ def test_trace_many_takes_every_setting_of_trace_with_the_same_default() -> None
         assert all_[name].default == one[name].default, name
 
 
+@pytest.mark.slow
 def test_every_setting_reaches_trace(demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
@@ -135,6 +132,7 @@ def test_every_setting_reaches_trace(demo: Demo, tmp_path: Path, monkeypatch: py
     assert len(top.target_labels) == 2
 
 
+@pytest.mark.usefixtures("calls")
 def test_the_index_says_what_became_of_each_prompt(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, [PROMPTS[1], "", torch.tensor([1, 5, 6])], tmp_path)
     done, failed, ids = index(tmp_path)
@@ -163,7 +161,7 @@ def test_graphs_are_loaded_one_at_a_time(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
     (tmp_path / "0001-36-59.graph").unlink()
     graphs = iter(results)
-    assert next(graphs).provenance.prompt.endswith("Dallas is")
+    assert next(graphs).provenance.prompt.endswith("Texas is")
     with pytest.raises(tlc.FileError, match=r"There is no file '.*0001-36-59.graph'"):
         next(graphs)
 
@@ -195,6 +193,7 @@ def test_names_of_files_tell_their_prompts() -> None:
     assert graph_name(3, 5, [4, 5]) == graph_name(3, 5, "\u4f60\u597d") == "0003.graph"
 
 
+@pytest.mark.slow
 def test_hostile_prompts_are_traced_or_fail_each_for_itself(demo: Demo, tmp_path: Path) -> None:
     with pytest.warns(tlc.TLCircuitsWarning, match="vocabulary lacks"):
         results = tlc.trace_many(*demo, HOSTILE, tmp_path / "out")
@@ -490,6 +489,7 @@ def test_what_is_wrong_with_the_call_is_said_before_anything_is_written(
 # Prompts
 
 
+@pytest.mark.slow
 def test_prompts_come_in_any_sequence_or_in_a_file(demo: Demo, tmp_path: Path) -> None:
     rows = torch.tensor([[1, 5, 6], [1, 6, 5]])
     for number, prompts in enumerate((rows, list(rows), rows.tolist(), (row for row in rows), rows.numpy().tolist())):
@@ -615,7 +615,7 @@ def test_shares_hold_each_prompt_once_and_cost_nearly_alike(costs: list[int], n_
     assert max(sums) - min(sums) <= max(costs, default=0)
 
 
-LONGER = [*PROMPTS, "11+12=", "the flower of the state containing Dallas is", "", "the capital of Texas is"]
+LONGER = [*PROMPTS, "11+12=", "the flower of the state containing Dallas is", "", "1+2="]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
