@@ -68,6 +68,8 @@ class Hub:
     root: Path
     gated: set[str] = field(default_factory=set)
     """Repositories whose files are refused to everybody; they can be listed, as on the hub."""
+    refused: set[str] = field(default_factory=set)
+    """Repositories of which nothing is shown, as to somebody whose token has run out."""
     moved: dict[str, str] = field(default_factory=dict)
     """Old names, which redirect to new ones."""
     requests: list[Request] = field(default_factory=list)
@@ -113,14 +115,14 @@ class Hub:
 
     @contextmanager
     def fresh(self, root: Path) -> Iterator["Hub"]:
-        """Serves another root, with nothing asked, gated, moved or cut; then the old one again."""
-        before = self.root, self.gated, self.moved, self.requests, self.cut
-        self.root, self.gated, self.moved, self.requests, self.cut = root, set(), {}, [], None
+        """Serves another root, with nothing asked, gated, refused, moved or cut; then the old one again."""
+        before = self.root, self.gated, self.refused, self.moved, self.requests, self.cut
+        self.root, self.gated, self.refused, self.moved, self.requests, self.cut = root, set(), set(), {}, [], None
         root.mkdir(parents=True, exist_ok=True)
         try:
             yield self
         finally:
-            self.root, self.gated, self.moved, self.requests, self.cut = before
+            self.root, self.gated, self.refused, self.moved, self.requests, self.cut = before
 
     def repository(self, name: str) -> Path:
         """The folder of a repository, made where there is none."""
@@ -279,6 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _name(self, parts: list[str]) -> str:
         name = "/".join(parts)
+        if name in self._hub.refused:
+            raise Refusal(HTTPStatus.UNAUTHORIZED, X_Error_Message="Invalid username or password.")
         new = self._hub.moved.get(name)
         if new is not None:
             before = "/api/models/" if self.path.startswith("/api/models/") else "/"

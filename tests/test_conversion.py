@@ -2,14 +2,18 @@
 
 import pickle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.formats.dunefsky import write_dunefsky
 from tests.formats.formulas import assert_computes
 from tl_circuits.errors import FileError
 from tl_circuits.transcoder.files import convert, load_folder
+from tl_circuits.transcoder.files.dunefsky import read
 from tl_circuits.transcoder.load import load_transcoder
 
 
@@ -42,6 +46,23 @@ def test_a_pickle_that_runs_code_is_not_converted(tmp_path: Path, content: objec
     with pytest.raises(FileError, match=r"blocks.1.pt' cannot be read as weights and plain settings"):
         convert(tmp_path / "pt", tmp_path / "converted")
     assert not (tmp_path / "converted").exists()
+
+
+@given(place=st.integers(0, 3000), value=st.integers(0, 255))
+def test_a_damaged_pickle_is_refused_or_read_and_never_a_stack_trace(place: int, value: int) -> None:
+    with TemporaryDirectory() as folder:
+        write_dunefsky(Path(folder) / "pt")
+        path = sorted((Path(folder) / "pt").iterdir())[0]
+        content = bytearray(path.read_bytes())
+        content[place % len(content)] = value
+        path.write_bytes(content)
+        told = str(path.parent)
+        try:
+            read(Path(folder) / "pt")
+        except FileError as error:
+            told = str(error)
+        assert str(path.parent) in told
+        assert len(told) < 600
 
 
 def test_a_folder_that_is_not_dunefskys_is_not_converted(tmp_path: Path) -> None:

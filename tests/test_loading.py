@@ -351,7 +351,8 @@ def test_without_network_the_cache_answers(hub: Hub, monkeypatch: pytest.MonkeyP
         assert_computes(load_transcoder(MNTSS), written)
         with pytest.raises(
             FileError,
-            match=r"'mwhanna/qwen3.*' is not on this machine, and the hub cannot be reached \(.*HF_HUB_OFFLINE",
+            match=r"'mwhanna/qwen3.*' is not on this machine, and the hub cannot be reached \("
+            + ("HF_HUB_OFFLINE is set" if how == "HF_HUB_OFFLINE" else "Connect.*take away HF_HUB_OFFLINE"),
         ):
             load_transcoder("mwhanna-qwen3-0.6b-transcoders-lowl0")
         next(cache().glob("models--mntss*/snapshots/*/W_enc_7.safetensors")).unlink()
@@ -386,6 +387,15 @@ def test_a_gated_repository_says_how_to_be_let_in(hub: Hub) -> None:
         FileError, match=r"'mntss/clt-gemma-2-2b-2.5M' is gated: accept its terms .* `hf auth login` or"
     ):
         load_transcoder(MNTSS)
+
+
+def test_a_token_that_has_run_out_is_told_as_such(hub: Hub) -> None:
+    write_circuit_tracer(hub.repository("me/clt"), cross_layer=True)
+    hub.refused.add("me/clt")
+    with pytest.raises(
+        FileError, match=r"'me/clt' is not shown to you \(.*401.*\): log in anew .* HF_TOKEN that has run out"
+    ):
+        load_transcoder("me/clt")
 
 
 def test_what_the_hub_has_not_is_named(hub: Hub) -> None:

@@ -82,7 +82,9 @@ def _place(file: str | Path, overwrite: bool) -> Path:
     # Said before the graph is read, and not after.
     path = file_name(file)
     if not flag("overwrite", overwrite) and path.exists():
-        raise FileError(f"'{path}' exists already: give another name, or overwrite=True to replace it.")
+        raise FileError(
+            f"'{path}' exists already: give another name, or overwrite=True to replace it (--overwrite in a shell)."
+        )
     return path
 
 

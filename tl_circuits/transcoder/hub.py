@@ -182,7 +182,7 @@ def _top(address: Address, path: str) -> Path:
 
 def _on_hub(address: Address) -> dict[str, int]:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi()
@@ -199,6 +199,8 @@ def _on_hub(address: Address) -> dict[str, int]:
         raise _Unreachable(_first_line(error)) from error
     except HFValidationError:
         raise
+    except OfflineModeIsEnabled as error:
+        raise _Unreachable("HF_HUB_OFFLINE is set") from error
     except Exception as error:
         # Without an answer, the client raises errors of the HTTP library beneath it, which differs between versions.
         raise _Unreachable(_first_line(error)) from error
@@ -287,6 +289,11 @@ def _told(address: Address, error: Exception) -> FileError:
             return FileError(
                 f"There is no folder '{address.folder}' in '{address.repo}': look at the repository's files for its "
                 "name."
+            )
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return FileError(
+                f"'{address}' is not shown to you ({_first_line(error)}): log in anew with `hf auth login`, or take away "
+                "an HF_TOKEN that has run out."
             )
         case errors.HFValidationError():
             return FileError(f"'{address.repo}' is no name of a repository ({_first_line(error)}): give org/name.")

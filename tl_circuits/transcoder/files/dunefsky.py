@@ -9,7 +9,6 @@ cfg.hook_point names x, such as blocks.8.ln2.hook_normalized, and cfg.out_hook_p
 with processed weights (norms folded, writing weights centred, as HookedTransformer does unasked): trace such a one.
 """
 
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -75,8 +74,9 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         # Files of an early protocol are warned about before they are refused.
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([stand_in]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        problem = str(error).strip().partition("\n")[0]
+    # Whatever a damaged or hostile file does to its reader, it is the file that is at fault.
+    except Exception as error:
+        problem = str(error).strip().partition("\n")[0][:160] or type(error).__name__
         raise FileError(
             f"'{path}' cannot be read as weights and plain settings ({problem}): it is damaged, or holds what could "
             "run code, and was left unread. Fetch it again."
