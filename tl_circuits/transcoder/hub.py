@@ -292,8 +292,8 @@ def _told(address: Address, error: Exception) -> FileError:
             )
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             return FileError(
-                f"'{address}' is not shown to you ({_first_line(error)}): log in anew with `hf auth login`, or take away "
-                "an HF_TOKEN that has run out."
+                f"'{address}' is not shown to you ({_first_line(error)}): log in anew with `hf auth login`, or take "
+                "away an HF_TOKEN that has run out."
             )
         case errors.HFValidationError():
             return FileError(f"'{address.repo}' is no name of a repository ({_first_line(error)}): give org/name.")
