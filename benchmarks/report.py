@@ -15,6 +15,7 @@ SCRIPTS = (
     "memory",
     "scaling",
     "pruning",
+    "trace_many",
     "gpu",
 )
 
@@ -157,6 +158,15 @@ def _pruning(result: dict[str, Any]) -> str:
     )
 
 
+def _trace_many(result: dict[str, Any]) -> str:
+    found = result["figures"]
+    same = "the same graphs" if found["graphs_equal"] else "graphs that differ"
+    return (
+        f"Many prompts: {found['processes']} processes on {result['machine']['cores']} cores trace {found['prompts']} "
+        f"prompts {found['ratio']:.2f} times as fast as one, and give {same}."
+    )
+
+
 def _gpu(result: dict[str, Any]) -> str:
     found, case = result["figures"], result["case"]
     against = f"; circuit-tracer takes {found['ratio']:.1f} times as long there" if "ratio" in found else ""
@@ -174,6 +184,7 @@ SENTENCES = {
     "memory": _memory,
     "scaling": _scaling,
     "pruning": _pruning,
+    "trace_many": _trace_many,
     "gpu": _gpu,
 }
 

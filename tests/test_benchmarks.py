@@ -186,6 +186,13 @@ def test_pruning_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_tracing_many_prompts_runs_and_several_processes_give_the_same_graphs(tmp_path: Path) -> None:
+    found = script("trace_many", tmp_path / "out.json", "--n-tokens", "6", *SHAPE, "--prompts", "3")
+    assert found["figures"]["graphs_equal"]
+    assert "2 processes on" in report.section([found])
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this is what is said where there is no CUDA")
 def test_without_cuda_the_gpu_script_says_so_and_ends_well() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu"]
