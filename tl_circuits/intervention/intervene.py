@@ -9,14 +9,11 @@ from typing import Any, get_args, overload
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import whole
 from tl_circuits.intervention.edits import Edits
-from tl_circuits.intervention.passes import Attention, Mode, Way, run, unchanged
+from tl_circuits.intervention.passes import Attention, Mode, Way, batch_size, run, unchanged
 from tl_circuits.intervention.result import InterventionResult, result_of
 from tl_circuits.nodes import Feature, Intervention
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import check_unhooked_since, refuse_replaced
-
-BATCH_NUMBERS = 2**24
-"""The most numbers in any one tensor of a batch: activations of a layer, logits, or what the edits write."""
 
 
 @overload
@@ -78,7 +75,7 @@ def _run(local: LocalReplacementModel, cases: list[tuple[Intervention, ...]], wa
     before = edits.before(local)
     changed = edits.places[edits.factor * before + edits.offset != before, 0].unique().tolist()
     outcomes = dict.fromkeys(range(len(cases)), (unchanged(local), 0))
-    size = _batch_size(local)
+    size = batch_size(local)
     for start in range(0, len(changed), size):
         batch = changed[start : start + size]
         outcome = run(local, edits.of_cases(batch), way)
@@ -86,14 +83,6 @@ def _run(local: LocalReplacementModel, cases: list[tuple[Intervention, ...]], wa
     silent = edits.places[before == 0].tolist()
     inactive = [tuple(Feature(*place) for owner, *place in silent if owner == case) for case in range(len(cases))]
     return [result_of(local, done, way, *outcomes[case], inactive[case]) for case, done in enumerate(cases)]
-
-
-def _batch_size(local: LocalReplacementModel) -> int:
-    # Hooks of the user's own may count on one prompt.
-    if local.hooked:
-        return 1
-    widest = max(*local.transcoder.n_features, local.logits.shape[-1], local.n_layers * local.transcoder.d_model)
-    return max(1, BATCH_NUMBERS // (local.n_pos * widest))
 
 
 def _way(local: LocalReplacementModel, layers: Any, attention: Any, mode: Any) -> Way:

@@ -27,6 +27,9 @@ from tl_circuits.sites import Tap, installed
 Mode: TypeAlias = Literal["direct", "constrained", "iterative", "added"]
 Attention: TypeAlias = Literal["frozen", "free"]
 
+BATCH_NUMBERS = 2**24
+"""The most numbers in any one tensor of a batch: activations of a layer, logits, or what the edits write."""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -70,6 +73,15 @@ def unchanged(local: LocalReplacementModel) -> Outcome:
     rows = torch.cat([torch.zeros_like(local.features[:, :1]), local.features], dim=1)
     activations, preactivations = local.activations, local.preactivations
     return Outcome(local.logits[None], rows, activations, activations, preactivations, preactivations)
+
+
+def batch_size(local: LocalReplacementModel) -> int:
+    """How many cases run side by side."""
+    # Hooks of the user's own may count on one prompt.
+    if local.hooked:
+        return 1
+    widest = max(*local.transcoder.n_features, local.logits.shape[-1], local.n_layers * local.transcoder.d_model)
+    return max(1, BATCH_NUMBERS // (local.n_pos * widest))
 
 
 def run(local: LocalReplacementModel, edits: Edits, way: Way) -> Outcome:
