@@ -156,7 +156,7 @@ def test_what_is_not_understood_ends_with_2(arguments: tuple[str, ...], expected
     assert expected in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("command", ["demo", "trace", "list", "convert"])
+@pytest.mark.parametrize("command", ["demo", "trace", "trace-many", "list", "convert"])
 def test_every_command_explains_itself(command: str) -> None:
     assert command in run("--help").stdout
     result = run(command, "--help")

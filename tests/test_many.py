@@ -180,7 +180,7 @@ def test_names_of_files_are_safe_and_in_order(prompt: str, number: int) -> None:
     name, following = graph_name(number, 10**6, prompt), graph_name(number + 1, 10**6, "")
     assert name < following
     assert name.isascii()
-    assert len(name) < 60
+    assert len(name) < 80
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.")
     assert name.count(".") == 1
     assert Traced.from_dict(Traced(number, prompt, name).to_dict()).file == name
@@ -217,6 +217,10 @@ def test_a_prompt_that_fails_does_not_stop_the_rest_and_is_tried_again(
     calls.clear()
     tlc.trace_many(*demo, prompts, tmp_path)
     assert calls == [[1, 10**6], [None]]
+    calls.clear()
+    results = tlc.trace_many(*demo, ["36+59=", "22+13=", [None], "11+12=", "45+33="], tmp_path)
+    assert calls == ["22+13=", [None], "45+33="]
+    assert [entry.prompt for entry in results.failed] == [[None]]
 
 
 def out_of_memory() -> BaseException:

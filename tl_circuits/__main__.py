@@ -195,8 +195,8 @@ def trace_many_command(
 ) -> None:
     """Trace many prompts into a folder; where it was broken off, the same command goes on.
 
-    What cannot be traced is listed and does not stop the rest. Several processes share the work:
-    torchrun --nproc-per-node 2 -m tl_circuits trace-many ...
+    What cannot be traced is listed and does not stop the rest. Where torchrun starts several processes, they share the
+    prompts.
     """
     _check_choice(model, transcoder, variant, plt)
     with _working():

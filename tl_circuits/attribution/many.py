@@ -58,9 +58,9 @@ def trace_many(
     settings are those of `trace`, and hold for each prompt. `index.jsonl`, a line per prompt, says what became of it.
 
     - A prompt that cannot be traced, or takes more memory than there is, does not stop the rest: see `failed`.
-    - Called again with the same model, transcoder, settings and prompts (more may follow), it traces what is not done
-      yet, and what failed; graphs in the folder are whole whatever broke it off. With others it refuses, unless
-      `overwrite` is true: then what an earlier call wrote is removed. Weights are compared by a sample of them.
+    - Called again with the same model, transcoder, settings and prompts (more may follow, and what failed may change),
+      it traces what is not done yet; graphs in the folder are whole whatever broke it off. With others it refuses,
+      unless `overwrite` is true: then what an earlier call wrote is removed. Weights are compared by a sample of them.
     - Where `torch.distributed` is initialised, every process calls it, with the same arguments and a folder that all
       see. Each traces a share, balanced by squared length, and returns the results of all: equal to those of one
       process, bit by bit with the same threads and `memory_budget` (default: a process's part of half of what the

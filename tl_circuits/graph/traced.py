@@ -25,7 +25,7 @@ INDEX = "index.jsonl"
 _PART = re.compile(r"index\.\d+\.jsonl")
 _GRAPH = re.compile(r"\d{4,}(-[a-z0-9]+)*\.graph")
 _PARTIAL = re.compile(rf"\.({_GRAPH.pattern}|index(\.\d+)?\.jsonl)\.\d+\.partial")
-_LONGEST_SLUG = 40
+_LONGEST_SLUG = 60
 
 _KINDS: dict[str, Any] = {
     "number": int,
@@ -117,8 +117,8 @@ class Index:
 def begin(folder: Path, made_by: Mapping[str, Any], prompts: Sequence[Any], *, overwrite: bool) -> Index:
     """Makes the folder ready for these prompts, and returns what an earlier call has done of them.
 
-    Raises `FileError` where the folder cannot be written or holds something else, and, without `overwrite`, where its
-    graphs were made otherwise or of other prompts.
+    Prompts that failed may have changed. Raises `FileError` where the folder cannot be written or holds something else,
+    and, without `overwrite`, where its graphs were made otherwise or of other prompts.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,7 @@ def begin(folder: Path, made_by: Mapping[str, Any], prompts: Sequence[Any], *, o
         there = {
             number: entry
             for number, entry in found.entries.items()
-            if entry.file is None or (folder / entry.file).is_file()
+            if ((folder / entry.file).is_file() if entry.file else prompts[number : number + 1] in ([], [entry.prompt]))
         }
         index = Index(made_by, max(found.n_prompts, len(prompts)), there)
         index.write(folder)
@@ -281,14 +281,18 @@ def _check_same(folder: Path, found: Index, made_by: Mapping[str, Any], prompts:
         for name in asked | found.made_by
         if asked.get(name) != found.made_by.get(name)
     ]
-    others = [n for n, entry in sorted(found.entries.items()) if n < len(prompts) and entry.prompt != prompts[n]]
+    others = [
+        number
+        for number, entry in sorted(found.entries.items())
+        if entry.file is not None and number < len(prompts) and entry.prompt != prompts[number]
+    ]
     if others:
         was, asks = found.entries[others[0]].prompt, prompts[others[0]]
         differ.append(f"other prompts ({len(others)} of them; number {others[0]} is {was!r:.60}, not {asks!r:.60})")
     if differ:
         raise FileError(
             f"'{folder}' holds graphs that were made with {'; '.join(differ)}. Give another folder, or overwrite=True "
-            "to trace all anew; prompts may be added at the end only."
+            "to trace all anew. Prompts that failed may be changed, and others may be added at the end."
         )
 
 
