@@ -84,6 +84,25 @@ def test_from_a_name_to_a_graph(hub: Hub, name: str) -> None:
     assert graph.provenance.transcoder_kind == ("CLT" if "cross" in name or name == "mntss" else "PLT")
 
 
+def test_layers_without_a_config_are_read_as_their_release_says(hub: Hub) -> None:
+    """As some of mwhanna's lie on the hub; SAELens says what they read."""
+    written = stand_ins.mwhanna(hub)
+    repository = "mwhanna/qwen3-0.6b-transcoders-lowl0"
+    (hub.repository(repository) / "config.yaml").unlink()
+    found = load_transcoder("mwhanna-qwen3-0.6b-transcoders-lowl0")
+    assert_computes(found, written)
+    assert found.source == f"mwhanna-qwen3-0.6b-transcoders-lowl0: {repository}@{hub.commit(repository)}"
+    hub.requests.clear()
+    with pytest.raises(
+        FileError, match=rf"'{repository}' has no config.yaml \(it holds .*: circuit-tracer's layout ne"
+    ):
+        load_transcoder(repository)
+    assert hub.downloaded() == []
+    (hub.repository(repository) / "layer_7.safetensors").unlink()
+    with pytest.raises(FileError, match=r"lowl0' has no layer_7.safetensors; .* 1 of 28 are missing"):
+        load_transcoder("mwhanna-qwen3-0.6b-transcoders-lowl0")
+
+
 def test_a_threshold_below_zero_lets_negative_features_through(hub: Hub) -> None:
     """The cross-layer transcoder is loaded as what it is: SAELens reads neither its thresholds nor its decoders."""
     stand_ins.mntss(hub)

@@ -11,7 +11,9 @@ from typing import Any
 from tl_circuits.errors import FileError, FitError
 from tl_circuits.saelens import from_pretrained, from_sae
 from tl_circuits.transcoder import hub, registry
+from tl_circuits.transcoder.files.circuit_tracer import CONFIG, load_layers
 from tl_circuits.transcoder.files.formats import Found, find, load_folder
+from tl_circuits.transcoder.files.listed import is_gemma_scope
 from tl_circuits.transcoder.files.listed import load as load_listed
 from tl_circuits.transcoder.release import Release, Variant
 from tl_circuits.transcoder.saes import from_saes
@@ -85,7 +87,10 @@ def load_release(release: Release, *, variant: str | None = None) -> CrossLayerT
 
 def load_repository(address: hub.Address, *, variant: str | None = None) -> CrossLayerTranscoder:
     """The transcoder below an address, told from the names of the files there. Only what it is made of is fetched."""
-    listing = hub.list_files(address)
+    return _find_and_load(hub.list_files(address), variant)
+
+
+def _find_and_load(listing: hub.Listing, variant: str | None) -> CrossLayerTranscoder:
     with outlined(listing) as outline:
         found = find(outline, variant=variant)
         below, paths = found.folder.relative_to(outline), names_of(found, outline)
@@ -95,7 +100,7 @@ def load_repository(address: hub.Address, *, variant: str | None = None) -> Cros
     folder = hub.fetch(listing, paths)
     with _telling_where(folder):
         transcoder = found.format.load(folder / below, found.choice)
-    place = "/".join(part for part in (str(hub.at_commit(address, folder)), *below.parts) if part)
+    place = "/".join(part for part in (str(hub.at_commit(listing.address, folder)), *below.parts) if part)
     return _from(place, found.choice, transcoder)
 
 
@@ -140,20 +145,23 @@ def _load(release: Release, chosen: Variant) -> CrossLayerTranscoder:
         from_sae(first, f"'{chosen.paths[0]}'")
         saes = [first, *(from_pretrained(release.name, path) for path in chosen.paths[1:])]
         return _from(release.repository or "SAELens", chosen.name, from_saes(saes))
-    if release.loader == "repository":
-        return load_repository(release.address, variant=chosen.name or None)
+    listing = hub.list_files(release.address)
+    if release.loader == "repository" and not _is_bare(release, chosen, listing):
+        return _find_and_load(listing, chosen.name or None)
     assert release.read is not None
     assert release.write is not None
-    folder = hub.fetch(hub.list_files(release.address), chosen.paths)
+    folder = hub.fetch(listing, chosen.paths)
+    paths = [folder / path for path in chosen.paths]
     with _telling_where(folder):
-        transcoder = load_listed(
-            folder,
-            [folder / path for path in chosen.paths],
-            read=release.read,
-            write=release.write,
-            model_name=release.model,
-        )
+        load = load_listed if is_gemma_scope(paths) else load_layers
+        transcoder = load(folder, paths, read=release.read, write=release.write, model_name=release.model)
     return _from(str(hub.at_commit(release.address, folder)), chosen.name, transcoder)
+
+
+def _is_bare(release: Release, chosen: Variant, listing: hub.Listing) -> bool:
+    """Whether the layers lie there without the config that would say what they read, which the release says instead."""
+    known = release.read is not None and release.write is not None and chosen.paths
+    return bool(known) and CONFIG not in listing.sizes and all(path in listing.sizes for path in chosen.paths)
 
 
 def _from(place: str, variant: str | None, transcoder: CrossLayerTranscoder) -> CrossLayerTranscoder:

@@ -104,6 +104,20 @@ def load(folder: Path) -> CrossLayerTranscoder:
     )
 
 
+def load_layers(
+    source: Path, paths: Sequence[Path], *, read: str, write: str, model_name: str | None = None
+) -> CrossLayerTranscoder:
+    """The per-layer transcoder of files `layer_{l}.safetensors`, in the order of their layers, without a config.yaml.
+
+    Raises `FileError`, quoting the file, where they make none.
+    """
+    layers = _read_per_layer(source, paths)
+    activation = _activation(source, {}, {"activation": None}, layers)
+    return assemble(
+        source, [layer.weights for layer in layers], activation, read=read, write=write, model_name=model_name
+    )
+
+
 @dataclass(frozen=True)
 class _Layer:
     """One layer as the files hold it."""
@@ -188,13 +202,18 @@ def _is_ours(path: Path) -> bool:
 # Reading
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _config_of(folder: Path) -> Path:
     path = folder / CONFIG
     if not path.is_file():
         raise FileError(
             f"'{folder}' has no {CONFIG} (it holds {listed(folder)}): circuit-tracer's layout needs one, with "
             f"model_kind ({CROSS_LAYER} or {PER_LAYER}), feature_input_hook and feature_output_hook."
         )
+    return path
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = _config_of(folder)
     config = dict(read_yaml(path).settings)
     kind = config.get("model_kind")
     if kind not in _KINDS:
@@ -271,7 +290,7 @@ def _found(folder: Path, stem: str) -> dict[int, Path]:
 def _files(folder: Path, _: str) -> list[Path]:
     """The config, and of those kinds of files that are there, one for each layer."""
     weights = [path for stem in _STEMS if _found(folder, stem) for path in _ordered(folder, stem)]
-    return [*filter(Path.is_file, [folder / CONFIG]), *weights]
+    return [_config_of(folder), *weights]
 
 
 def _read_ours(folder: Path, config: dict[str, Any], layers: list[_Layer]) -> dict[str, Any]:
