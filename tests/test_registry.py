@@ -454,7 +454,9 @@ def test_a_graph_of_circuit_tracer_is_converted(tmp_path: Path) -> None:
     found = convert(source, tmp_path / "a.graph")
     graph = tlc.load_graph(tmp_path / "a.graph")
     assert (found["kind"], found["nodes"], found["edges"]) == ("graph", len(graph.nodes), len(graph.edges))
-    assert "a.graph' exists" in refused(source, tmp_path / "a.graph")
+    assert "a.graph' exists already: give another name, or overwrite=True (--overwrite) to replace it" in refused(
+        source, tmp_path / "a.graph"
+    )
     assert convert(source, tmp_path / "a.graph", "--overwrite")["nodes"] == len(graph.nodes)
     assert "is one graph: leave out --variant x" in refused(source, tmp_path / "b.graph", "--variant", "x")
 
@@ -464,7 +466,8 @@ def test_what_is_there_is_replaced_only_when_asked_and_before_anything_is_fetche
     stand_ins.mntss(hub)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "years-of-work.tex").touch()
-    assert "exists and holds 1 files: give overwrite=True to replace it" in refused(MNTSS, tmp_path / "notes")
+    said = "exists and holds 1 files: give overwrite=True (--overwrite) to replace it, or another folder"
+    assert said in refused(MNTSS, tmp_path / "notes")
     assert hub.requests == []
     assert "holds more than a transcoder (years-of-work.tex)" in refused(MNTSS, tmp_path / "notes", "--overwrite")
     assert [path.name for path in (tmp_path / "notes").iterdir()] == ["years-of-work.tex"]

@@ -221,7 +221,7 @@ def test_the_installed_saelens_is_not_older_than_the_layout() -> None:
 
 def test_a_folder_is_replaced_only_when_told_and_only_where_it_holds_saes(tmp_path: Path) -> None:
     folder = save(per_layer(ReLU()), tmp_path / "set")
-    with pytest.raises(FileError, match=r"exists and holds 3 files: give overwrite=True to replace it"):
+    with pytest.raises(FileError, match=r"exists and holds 3 files: give overwrite=True \(--overwrite\) to replace it"):
         save(per_layer(TopK(2)), folder)
     assert_same(load_folder(save(per_layer(TopK(2)), folder, overwrite=True)), per_layer(TopK(2)))
     assert_same(load_folder(save(load_folder(folder), folder, overwrite=True)), per_layer(TopK(2)))

@@ -383,7 +383,7 @@ def test_a_nan_decoder_row_is_found_when_it_is_read(tmp_path: Path) -> None:
 def test_an_existing_folder_is_replaced_only_when_told(tmp_path: Path) -> None:
     folder = save_transcoder(cross_layer(), tmp_path / "clt")
     with pytest.raises(
-        FileError, match=r"exists and holds 7 files: give overwrite=True to replace it \(--over.*, or another"
+        FileError, match=r"exists and holds 7 files: give overwrite=True \(--overwrite\) to replace it, or another"
     ):
         save_transcoder(per_layer(), folder)
     assert_same(load_transcoder(folder), cross_layer())

@@ -82,9 +82,7 @@ def _place(file: str | Path, overwrite: bool) -> Path:
     # Said before the graph is read, and not after.
     path = file_name(file)
     if not flag("overwrite", overwrite) and path.exists():
-        raise FileError(
-            f"'{path}' exists already: give another name, or overwrite=True to replace it (--overwrite in a shell)."
-        )
+        raise FileError(f"'{path}' exists already: give another name, or overwrite=True (--overwrite) to replace it.")
     return path
 
 

@@ -39,8 +39,8 @@ def check_free(folder: Path, replaces: Callable[[Path], bool] | None) -> None:
         found = sorted(folder.iterdir())
         if found and replaces is None:
             raise FileError(
-                f"'{folder}' exists and holds {len(found)} files: give overwrite=True to replace it "
-                "(--overwrite in a shell), or another folder."
+                f"'{folder}' exists and holds {len(found)} files: give overwrite=True (--overwrite) to "
+                "replace it, or another folder."
             )
         strange = [path.name for path in found if replaces is not None and not replaces(path)]
         if strange:
