@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 import tl_circuits as tlc
-from tests import stand_ins
+from tests import graphs, stand_ins
 from tests.formats.circuit_tracer import write_circuit_tracer
 from tests.formats.dunefsky import write_dunefsky
 from tests.formats.formulas import assert_computes
@@ -459,6 +459,17 @@ def test_a_graph_of_circuit_tracer_is_converted(tmp_path: Path) -> None:
     )
     assert convert(source, tmp_path / "a.graph", "--overwrite")["nodes"] == len(graph.nodes)
     assert "is one graph: leave out --variant x" in refused(source, tmp_path / "b.graph", "--variant", "x")
+
+
+def test_a_file_that_is_missing_or_a_graph_already_is_not_converted(hub: Hub, tmp_path: Path) -> None:
+    for missing in ("nosuch.pt", "some/where/nosuch.PTH"):
+        assert f"There is no file '{missing}' on this machine: check its path" in refused(missing, tmp_path / "x")
+    graph = graphs.random_graph(0).save(tmp_path / "dallas.graph")
+    said = f"'{graph}' is a graph of tl_circuits already, and nothing is to be converted: tlc.load_graph reads it"
+    assert said in refused(graph, tmp_path / "x.pt")
+    (tmp_path / "other").write_bytes(b"no graph")
+    assert f"other' is a file: give the folder that holds it, '{tmp_path}'" in refused(tmp_path / "other", "x")
+    assert hub.requests == []
 
 
 @pytest.mark.slow

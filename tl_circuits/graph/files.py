@@ -149,6 +149,15 @@ def read(path: str | Path) -> dict[str, Any]:
         raise FileError(f"'{path}' does not hold a graph: {error}") from error
 
 
+def is_graph(path: Path) -> bool:
+    """Whether a file says that it is a graph of ours, of any version, whole or not."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def _way_out(path: Path) -> str:
     if path.suffix not in (".pt", ".pth"):
         return "Save the graph again."

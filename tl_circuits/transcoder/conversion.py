@@ -10,6 +10,7 @@ from rich.text import Text
 
 from tl_circuits.errors import FileError
 from tl_circuits.graph.circuit_tracer import convert_graph
+from tl_circuits.graph.files import is_graph
 from tl_circuits.graph.report import visible
 from tl_circuits.nodes import Kind
 from tl_circuits.transcoder.files import save_transcoder
@@ -48,11 +49,12 @@ def convert(source: str, out: Path, *, layout: str, variant: str | None, overwri
     cannot be written, before anything is fetched.
     """
     path = Path(source).expanduser()
-    is_graph = path.suffix.lower() in _PICKLED and path.is_file()
+    _check_source(source, path)
+    is_pickled = path.suffix.lower() in _PICKLED and path.is_file()
     is_dunefsky = path.is_dir() and any(path.glob("*.pt")) and not everything(path)
-    if variant is not None and (is_graph or is_dunefsky):
-        raise FileError(f"'{source}' is one {'graph' if is_graph else 'transcoder'}: leave out --variant {variant}.")
-    if is_graph:
+    if variant is not None and (is_pickled or is_dunefsky):
+        raise FileError(f"'{source}' is one {'graph' if is_pickled else 'transcoder'}: leave out --variant {variant}.")
+    if is_pickled:
         graph = convert_graph(path, out, overwrite=overwrite)
         facts = {"kind": "graph", "features": graph.nodes.count(Kind.FEATURE), "nodes": len(graph.nodes)}
         return Converted(source, out, facts | {"edges": len(graph.edges), "model": graph.provenance.model})
@@ -60,6 +62,19 @@ def convert(source: str, out: Path, *, layout: str, variant: str | None, overwri
     transcoder = read_dunefsky(path) if is_dunefsky else load_transcoder(source, variant=variant)
     save_transcoder(transcoder, out, layout=layout, overwrite=overwrite)
     return Converted(source, out, _facts(transcoder) | {"layout": layout})
+
+
+def _check_source(source: str, path: Path) -> None:
+    if path.suffix.lower() in _PICKLED and not path.exists():
+        raise FileError(
+            f"There is no file '{source}' on this machine: check its path. A graph is given as the .pt file that "
+            "circuit-tracer wrote, and the transcoders of Dunefsky et al. as their folder."
+        )
+    if path.is_file() and is_graph(path):
+        raise FileError(
+            f"'{source}' is a graph of tl_circuits already, and nothing is to be converted: tlc.load_graph reads it, "
+            "and the to_json of what it returns writes JSON for viewers."
+        )
 
 
 def _facts(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
