@@ -37,7 +37,8 @@ class Release:
 
     `loader` says what is loaded: "repository" is whatever transcoder the files there are, "files" the files of Gemma
     Scope that the variant's `paths` name, one for each layer, and "saelens" the SAEs that its `paths` name, each by
-    `SAE.from_pretrained(name, path)`.
+    `SAE.from_pretrained(name, path)`. Of a repository whose layers lie there without a config.yaml, those that `paths`
+    name are read as the release says.
 
     Raises `SettingError` where a field cannot be what it is to be.
     """
