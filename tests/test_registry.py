@@ -322,10 +322,10 @@ def test_the_list_says_what_is_known_and_asks_no_network(hub: Hub, known: dict[s
     assert found.keys() == known.keys()
     assert found[MNTSS]["variants"] == [
         {
-            "variant": "",
+            "name": "",
             "layers": list(range(26)),
             "missing_layers": [],
-            "features_per_layer": 98304,
+            "n_features": 98304,
             "bytes": None,
         }
     ]
@@ -368,7 +368,7 @@ def test_variants_that_only_the_hub_knows_are_told_with_their_sizes(hub: Hub) ->
     (hub.repository("google/gemma-scope-2-1b-it") / "clt/width_262k_l0_medium/params_layer_0.safetensors").unlink()
     result = run("list", "--model", "gemma-3-1b-it", "--sizes", "--json")
     (clt,) = (each for each in json.loads(result.stdout)["releases"] if each["name"].endswith("/clt"))
-    assert [variant["variant"] for variant in clt["variants"]] == ["width_262k_l0_medium_affine"], "the other has holes"
+    assert [variant["name"] for variant in clt["variants"]] == ["width_262k_l0_medium_affine"], "the other has holes"
     assert clt["variants"][0]["bytes"] > 26 * 4 * 6 * 26 * 4
 
 
@@ -429,8 +429,8 @@ def test_a_release_is_converted_to_a_folder(hub: Hub, tmp_path: Path) -> None:
     name, variant = "gemma-scope-2-1b-it-transcoders-all", "width_16k_l0_small_affine"
     found = convert(name, tmp_path / "ours", "--variant", variant)
     assert found | {"out": "", "source": ""} == {
-        "source": "", "out": "", "layout": "circuit-tracer", "kind": "per-layer transcoder", "layers": 26,
-        "features": 26 * 6, "read": "mlp.hook_in", "write": "hook_mlp_out", "model": "google/gemma-3-1b-it",
+        "source": "", "out": "", "layout": "circuit-tracer", "kind": "per-layer transcoder", "n_layers": 26,
+        "n_features": 6, "read": "mlp.hook_in", "write": "hook_mlp_out", "model": "google/gemma-3-1b-it",
     }  # fmt: skip
     assert_computes(load_transcoder(tmp_path / "ours"), written)
     assert convert(name, tmp_path / "saelens", "--variant", variant, "--to", "saelens")["layout"] == "saelens"
@@ -501,7 +501,7 @@ def test_a_conversion_is_told_in_lines_that_fit(hub: Hub, tmp_path: Path) -> Non
     stand_ins.mntss(hub)
     result = run("convert", MNTSS, str(tmp_path / "clt"))
     assert result.stdout.startswith(f"{MNTSS} →")
-    assert "cross-layer transcoder" in result.stdout
+    assert "cross-layer transcoder, layers 26, features per layer 6" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 

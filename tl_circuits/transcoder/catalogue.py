@@ -33,16 +33,16 @@ class Catalogue:
         sizes = self.sizes.get(release.name, {})
         told = [
             {
-                "variant": variant.name,
+                "name": variant.name,
                 "layers": list(variant.layers),
                 "missing_layers": release.missing(variant),
-                "features_per_layer": variant.n_features,
+                "n_features": variant.n_features,
                 "bytes": sizes.get(variant.name),
             }
             for variant in release.variants
         ]
         found = [
-            {"variant": name, "layers": None, "missing_layers": None, "features_per_layer": None, "bytes": size}
+            {"name": name, "layers": None, "missing_layers": None, "n_features": None, "bytes": size}
             for name, size in sizes.items()
         ]
         return {

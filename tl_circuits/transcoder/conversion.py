@@ -21,6 +21,7 @@ from tl_circuits.transcoder.load import load_transcoder
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder
 
 _PICKLED = (".pt", ".pth")
+_TOLD = {"n_layers": "layers", "n_features": "features per layer"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Converted:
         return {"source": self.source, "out": str(self.out), **self.facts}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items() if value is not None)
+        told = ", ".join(f"{_TOLD.get(name, name)} {value}" for name, value in self.facts.items() if value is not None)
         yield Text(f"{visible(self.source)} → {visible(self.out)}", overflow="fold")
         yield Text(visible(told), overflow="fold")
 
@@ -78,10 +79,11 @@ def _check_source(source: str, path: Path) -> None:
 
 
 def _facts(transcoder: CrossLayerTranscoder) -> dict[str, Any]:
+    n_features = transcoder.n_features
     return {
         "kind": "per-layer transcoder" if transcoder.is_per_layer else "cross-layer transcoder",
-        "layers": transcoder.n_layers,
-        "features": sum(transcoder.n_features),
+        "n_layers": transcoder.n_layers,
+        "n_features": n_features[0] if len(set(n_features)) == 1 else list(n_features),
         "read": transcoder.read,
         "write": transcoder.write,
         "model": transcoder.model_name,
