@@ -382,6 +382,13 @@ def test_a_model_that_nobody_trained_for_is_answered_with_those_that_are() -> No
     )
 
 
+def test_a_model_is_answered_with_those_whose_names_are_like_it() -> None:
+    for model in ("gemma-3-1b", "Google/Gemma-3-1b"):
+        said = run("list", "--model", model).stderr
+        assert f"No transcoder for '{model}' is known by name; did you mean google/gemma-3-1b-" in said
+        assert {"google/gemma-3-1b-it", "google/gemma-3-1b-pt"} <= set(re.split(r" or |\?|mean ", said))
+
+
 HOSTILE = Release(
     "[red]\x1b[2J",
     "a/b",

@@ -242,7 +242,7 @@ def list_command(
     with _working():
         from tl_circuits.transcoder.catalogue import Catalogue
         from tl_circuits.transcoder.hub import NoAnswer
-        from tl_circuits.transcoder.registry import releases
+        from tl_circuits.transcoder.registry import nearest_models, releases
         from tl_circuits.transcoder.sizes import measure
 
         _say("asking SAELens what it knows")
@@ -257,8 +257,10 @@ def list_command(
         catalogue = Catalogue(found, known)
         if model is not None and not found:
             names = ", ".join(dict.fromkeys(release.model for release in releases() if release.model))
+            near = " or ".join(nearest_models(model))
+            meant = f"; did you mean {near}? There" if near else ": there"
             raise FileError(
-                f"No transcoder for {model!r} is known by name: there are some for {names}. Others load from a "
+                f"No transcoder for {model!r} is known by name{meant} are some for {names}. Others load from a "
                 "repository of the hub or a folder."
             )
     _show(catalogue, as_json)

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -74,6 +75,13 @@ def find(name: str) -> Release | None:
 def names() -> list[str]:
     """Every name that is known, for guessing which one was meant."""
     return [release.name for release in releases()]
+
+
+def nearest_models(model: str) -> list[str]:
+    """The models there are releases for whose names are most like that one, organisations left aside."""
+    known = dict.fromkeys(release.model for release in releases() if release.model)
+    plain = {name.rpartition("/")[2].lower(): name for name in known}
+    return [plain[name] for name in get_close_matches(model.rpartition("/")[2].lower(), plain, n=3, cutoff=0.7)]
 
 
 def _is_transcoder(listed: SAERelease) -> bool:
