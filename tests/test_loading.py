@@ -115,7 +115,7 @@ def test_a_variant_has_to_be_named_where_there_are_several(hub: Hub) -> None:
     stand_ins.gemma_scope_2_clt(hub)
     with pytest.raises(
         FileError,
-        match=r"clt' was not loaded. 'google/gemma-scope-2-1b-it/clt' holds 2 transcoders "
+        match=r"^'google/gemma-scope-2-1b-it/clt' holds 2 transcoders "
         r"\(width_262k_l0_medium, width_262k_l0_medium_affine\): give one of these as variant",
     ):
         load_transcoder("google/gemma-scope-2-1b-it/clt")
@@ -494,7 +494,7 @@ def test_a_missing_layer_is_named_before_anything_is_fetched(hub: Hub, name: str
     for path in sorted(stand_ins.files(hub, stand_in)):
         if re.search(r"(?:layer|W_enc)_7\b|layer_7_", path):
             next(hub.root.glob(f"*/*/{path}")).unlink()
-    with pytest.raises(FileError, match=rf"'{stand_in.source}' was not loaded.*{MISSING[name]}"):
+    with pytest.raises(FileError, match=rf"'{stand_in.source}['/@ ].*{MISSING[name]}"):
         load_transcoder(stand_in.source, variant=stand_in.variant)
     assert hub.downloaded() == []
 
@@ -536,7 +536,8 @@ def test_a_repository_of_pickles_is_refused_with_how_to_convert_them(hub: Hub, n
     with pytest.raises(
         FileError,
         match=rf"'pchlenski/gpt2-transcoders' holds README.md, {name}, and no transcoder in a format.*{name} was left "
-        r"shut, since such files can run code: convert it to safetensors \(`tl-circuits convert`",
+        r"shut, since such files can run code: convert it to safetensors .*, download them by `hf download "
+        r"pchlenski/gpt2-transcoders --local-dir FOLDER`, then `tl-circuits convert FOLDER OUT`\)",
     ):
         load_transcoder("pchlenski/gpt2-transcoders")
     assert hub.downloaded() == []

@@ -1,5 +1,6 @@
 """Whatever a user has of a transcoder → the transcoder: a release's name, a repository, a folder, SAELens objects."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,7 +75,9 @@ def load_release(release: Release, *, variant: str | None = None) -> CrossLayerT
     try:
         found = _load(release, chosen)
     except (FileError, FitError) as error:
-        raise FileError(f"'{release.name}' was not loaded. {error}") from error
+        # What is wrong is often told of the repository, which may go by the same name.
+        told = re.search(rf"'{re.escape(release.name)}['/@]", str(error)) is not None
+        raise FileError(str(error) if told else f"'{release.name}' was not loaded. {error}") from error
     if release.n_layers not in (None, found.n_layers):
         raise FileError(
             f"'{release.name}' holds files of {found.n_layers} layers, but {release.model} has {release.n_layers}: "
@@ -92,7 +95,7 @@ def load_repository(address: hub.Address, *, variant: str | None = None) -> Cros
 
 def _find_and_load(listing: hub.Listing, variant: str | None) -> CrossLayerTranscoder:
     with outlined(listing) as outline:
-        found = find(outline, variant=variant)
+        found = find(outline, variant=variant, repository=listing.address.repo)
         below, paths = found.folder.relative_to(outline), names_of(found, outline)
         if not paths:
             # A format that is recognised only to be refused asks for no file, and says why.
