@@ -26,7 +26,9 @@ def test_dunefsky_is_converted_and_computes_what_its_formula_says(tmp_path: Path
 
 def test_what_is_not_converted_stays_shut(tmp_path: Path) -> None:
     write_dunefsky(tmp_path / "pt")
-    with pytest.raises(FileError, match=r"no transcoder in a format that is read.*\.pt was left shut"):
+    with pytest.raises(
+        FileError, match=r"no transcoder in a format that is read.*\.pt was left shut.*`tl-circuits convert FOLDER OUT`"
+    ):
         load_folder(tmp_path / "pt")
 
 

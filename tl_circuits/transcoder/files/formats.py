@@ -69,8 +69,10 @@ def everything(folder: Path) -> list[Found]:
         raise FileError(f"'{folder}' cannot be looked through ({error}): check that it may be read.") from error
 
 
-def find(folder: Path, *, variant: str | None = None) -> Found:
+def find(folder: Path, *, variant: str | None = None, repository: str | None = None) -> Found:
     """The one transcoder that `variant` names, or that lies in the folder alone, told from the names of its files.
+
+    `repository` is the one that the folder stands for, where nothing of it was fetched yet.
 
     Raises `FileError` where there is none, or where there are more.
     """
@@ -79,7 +81,7 @@ def find(folder: Path, *, variant: str | None = None) -> Found:
         raise FileError(
             f"'{folder}' holds {listed(folder)}, and no transcoder in a format that is read "
             f"({', '.join(known.name for known in FORMATS)}): give the folder that holds the weights and their config."
-            + about_pickles(folder)
+            + about_pickles(folder, repository)
         )
     fitting = [each for each in found if variant is None or variant in (each.label, each.format.name)]
     if len(fitting) == 1:

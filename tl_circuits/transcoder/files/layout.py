@@ -63,12 +63,15 @@ def listed(folder: Path) -> str:
     return (", ".join(names[:6]) or "nothing") + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def about_pickles(folder: Path) -> str:
-    """A sentence on the pickles in a folder, where there are any."""
+def about_pickles(folder: Path, repository: str | None = None) -> str:
+    """A sentence on the pickles in a folder, where there are any; the folder may stand for a repository's."""
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
     if not pickled:
         return ""
+    way = "`tl-circuits convert FOLDER OUT` does so"
+    if repository is not None:
+        way = f"download them by `hf download {repository} --local-dir FOLDER`, then `tl-circuits convert FOLDER OUT`"
     return (
-        f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors (`tl-circuits convert` "
-        "does so for the transcoders of Dunefsky et al., in a folder)."
+        f" {pickled[0]} was left shut, since such files can run code: convert it to safetensors (for the transcoders "
+        f"of Dunefsky et al., {way})."
     )
