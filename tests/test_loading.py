@@ -142,6 +142,13 @@ def test_a_release_tells_its_variants_without_the_hub(hub: Hub) -> None:
         FileError, match=r"covers 4 of the 26 layers .*0, 1, 2, 3, 4, 5, 6, 8 and 14 more .*--model goo"
     ):
         load_transcoder("gemma-scope-2-1b-it-transcoders", variant="width_65k_l0_big")
+    for variant in (None, "width_16k"):
+        with pytest.raises(
+            FileError,
+            match=r"'gemma-scope-2-1b-it-transcoders' holds 18 transcoders, each of which lacks 22 or more of the 26 "
+            r"layers of google/gemma-3-1b-it, .*Whole is 'gemma-scope-2-1b-it-transcoders-all'.*: load that by its na",
+        ):
+            load_transcoder("gemma-scope-2-1b-it-transcoders", variant=variant)
     with pytest.raises(FileError, match=r"no variant 'x' of .*, which is one transcoder: leave variant out"):
         load_transcoder(MNTSS, variant="x")
     assert hub.requests == []

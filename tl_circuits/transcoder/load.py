@@ -71,7 +71,7 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
 
 def load_release(release: Release, *, variant: str | None = None) -> CrossLayerTranscoder:
     """The transcoder of a release, or one of its variants. Raises `FileError` as `load_transcoder` does."""
-    chosen = release.choose(variant)
+    chosen = registry.choose(release, variant)
     try:
         found = _load(release, chosen)
     except (FileError, FitError) as error:

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -70,6 +70,25 @@ def find(name: str) -> Release | None:
             "transcoder stands in for the MLP between two. `tl-circuits list` names those there are."
         )
     return _from_saelens(listed) if listed is not None and listed.paths else None
+
+
+def choose(release: Release, variant: str | None) -> Variant:
+    """The variant of that name, as `Release.choose` finds it; the error names whole releases where all have holes."""
+    try:
+        return release.choose(variant)
+    except FileError as error:
+        instead = [] if release.is_whole else _whole_beside(release)
+        if not instead:
+            raise
+        raise FileError(f"{error} Whole is {' or '.join(map(repr, instead))}: load that by its name.") from error
+
+
+def _whole_beside(release: Release) -> list[str]:
+    """Two releases for the same model and of the same kind that cover every layer, whose names are most like it."""
+    others = (each for each in releases(release.model) if each.kind == release.kind)
+    known = (each for each in others if each.n_layers and any(variant.layers for variant in each.variants))
+    whole = [each.name for each in known if each.is_whole]
+    return sorted(whole, key=lambda name: -SequenceMatcher(None, name, release.name).ratio())[:2]
 
 
 def names() -> list[str]:

@@ -102,6 +102,11 @@ class Release:
             return []
         return sorted(set(range(self.n_layers)) - set(variant.layers))
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a variant may cover every layer of the model; that none is known to does not say that none does."""
+        return not self.variants or any(not self.missing(each) for each in self.variants)
+
     def choose(self, variant: str | None) -> Variant:
         """The variant of that name, or the only one. Where none is known, it is looked for in the repository.
 
@@ -121,16 +126,24 @@ class Release:
     def _holes(self, variant: Variant, missing: Sequence[int]) -> str:
         which = f"'{self.name}', variant {variant.name!r}," if variant.name else f"'{self.name}'"
         whole = ", ".join(each.name for each in self.variants if not self.missing(each))
-        further = f"None of its variants is whole: `tl-circuits list --model {self.model}` names further releases."
         return (
             f"{which} covers {len(variant.layers)} of the {self.n_layers} layers of {self.model}; layers "
             f"{numbers(missing)} are missing, and every layer needs its transcoder. "
-            + (f"Whole are {whole}: give one of these." if whole else further)
+            + (f"Whole are {whole}: give one of these." if whole else self._further())
         )
+
+    def _further(self) -> str:
+        return f"None of its variants is whole: `tl-circuits list --model {self.model}` names further releases."
 
     def _choices(self, variant: str | None) -> str:
         if len(self.variants) == 1 and not self.variants[0].name:
             return f"There is no variant {variant!r} of '{self.name}', which is one transcoder: leave variant out."
+        if not self.is_whole:
+            least = min(len(self.missing(each)) for each in self.variants)
+            return (
+                f"'{self.name}' holds {len(self.variants)} transcoders, each of which lacks {least} or more of the "
+                f"{self.n_layers} layers of {self.model}, and every layer needs its transcoder. {self._further()}"
+            )
         told = []
         for each in self.variants:
             lacks = len(self.missing(each))
