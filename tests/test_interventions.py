@@ -157,6 +157,7 @@ def test_without_the_features_of_texas_dallas_does_not_lead_to_austin(mode: Any)
         (lambda: Do("L0/1@1", scale=0, value=2), "scale=0, value=2 to do: give one of"),
         (lambda: Do("L0/1@1", scale=float("nan")), "scale=nan: give a finite number"),
         (lambda: Do("L0/1@1", value=float("inf")), "value=inf: give a finite number"),
+        (lambda: Do("L0/1@1", value=10**400), "value=1000.*: give a finite number"),
         (lambda: Do([], scale=0), "on no feature was given: name at least one"),
     ],
 )
@@ -199,6 +200,14 @@ def test_an_intervention_that_says_nothing_is_refused(make: Callable[[], object]
 def test_what_does_not_exist_is_refused(local: LocalReplacementModel, done: Any, further: Any, says: str) -> None:
     with refusal(tlc.SettingError, says):
         tlc.intervene(local, [done], **further)
+
+
+def test_an_activation_that_overflows_is_refused(local: LocalReplacementModel) -> None:
+    fine, beyond = Do("L1/2@8", value=3), Do("L1/2@8", value=1e308)
+    with refusal(
+        tlc.SettingError, r"after L1/2@8 value=1e\+308 are not finite: torch.float64 over", "activation on this"
+    ):
+        tlc.intervene(local, [[fine], [beyond]])
 
 
 def test_contradictions_are_refused(local: LocalReplacementModel) -> None:

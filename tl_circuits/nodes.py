@@ -298,7 +298,10 @@ def _stack(*blocks: tuple[Kind, Int[Tensor, "_ 3"]]) -> Nodes:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _as_feature(given: object) -> Feature:

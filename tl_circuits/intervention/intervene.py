@@ -79,6 +79,13 @@ def _run(local: LocalReplacementModel, cases: list[tuple[Intervention, ...]], wa
     for start in range(0, len(changed), size):
         batch = changed[start : start + size]
         outcome = run(local, edits.of_cases(batch), way)
+        for row in (~outcome.logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
+            said = "; ".join(map(str, cases[batch[row]]))
+            largest = local.activations.abs().max() if len(local.activations) else 0.0
+            raise SettingError(
+                f"The logits after {said:.160} are not finite: {outcome.logits.dtype} overflows. The largest "
+                f"activation on this prompt is {float(largest):.3g}; set features to that order."
+            )
         outcomes |= {case: (outcome, row) for row, case in enumerate(batch)}
     silent = edits.places[before == 0].tolist()
     inactive = [tuple(Feature(*place) for owner, *place in silent if owner == case) for case in range(len(cases))]
