@@ -365,4 +365,5 @@ def test_another_models_transcoder_is_warned_about() -> None:
     with pytest.warns(tlc.TLCircuitsWarning, match="'EleutherAI/pythia-70m'.*'gpt2'"):
         tlc.localize(model, changed(model_name="EleutherAI/pythia-70m"), TOKENS)
     assert tlc.localize(model, changed(model_name="EleutherAI/pythia-70m"), TOKENS).n_pos == 6
-    assert tlc.localize(model, changed(model_name="openai-community/gpt2"), TOKENS).n_pos == 6
+    for same in ("openai-community/gpt2", "gpt2-small", "GPT2-small"):
+        assert tlc.localize(model, changed(model_name=same), TOKENS).n_pos == 6

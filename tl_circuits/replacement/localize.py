@@ -4,7 +4,7 @@ Ameisen et al. 2025, "From Cross-Layer Transcoder to Replacement Model" and "The
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -114,7 +114,8 @@ def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
         raise FitError(
             f"A model and a transcoder are needed, in this order; {type(model).__name__} and "
             f"{type(transcoder).__name__} were given. A model is a HookedTransformer or a TransformerBridge, a "
-            "transcoder a CrossLayerTranscoder."
+            "transcoder a CrossLayerTranscoder: of a release's name, a folder or a list of SAEs, "
+            "tlc.load_transcoder(...) makes one, so call that first."
         )
     n_layers, d_model, name = model.cfg.n_layers, model.cfg.d_model, model.cfg.model_name
     if transcoder.n_layers != n_layers:
@@ -287,4 +288,12 @@ def _refuse_damaged_rows(transcoder: CrossLayerTranscoder, features: Int64[Tenso
 
 
 def _plain(name: str) -> str:
-    return name.rsplit("/", 1)[-1].lower()
+    """A model's name without its organisation; of several names that TransformerLens knows it by, the hub's."""
+    # Here, since a graph is looked at without the library.
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    plain = name.rsplit("/", 1)[-1].lower()
+    for known in (name, plain):
+        with suppress(ValueError):
+            return get_official_model_name(known).rsplit("/", 1)[-1].lower()
+    return plain
