@@ -3,8 +3,8 @@
 A job is a JSON object: `batch_size` (0: the peer's default), `max_feature_nodes`, `device`, `memory_gib`, `out` (a
 file for the rows it computed), `stride` and `rows`.
 
-With a `stride`, only every n-th batch of features is computed, at least eight in all. The others cost nothing, and what
-the computed ones took is scaled to all of them: an estimate, in which everything else is measured. Where the peer
+With a `stride`, only every n-th batch of features is timed, at least eight in all. The others cost nothing, and what
+the timed ones took is scaled to all of them: an estimate, in which everything else is measured. Where the peer
 chooses its next features by the rows it has (`max_feature_nodes`), those of batches that are left out are put in from a
 file, `rows`, so that its choices are those it would make.
 """
@@ -56,16 +56,18 @@ class Batches:
     """Stands in for the computation of a batch: computes every n-th batch of features, and keeps the time.
 
     `clock` is the time that counts. `computed_s` is what batches of features took that were computed, `aside_s` what
-    was spent here and not by the peer.
+    was spent here and not by the peer. Of each batch that is timed the one before is computed too, and not timed: alone
+    it would find memory and caches as the peer never does, and take longer.
     """
 
     def __init__(self, compute: Any, job: dict[str, Any], batch_size: int, clock: Any) -> None:
         self._compute, self._clock, self._batch_size = compute, clock, batch_size
         self._most, self._stride = job.get("max_feature_nodes"), job.get("stride", 1)
         self._rows = Rows(job["rows"]) if job.get("rows") else None
+        self._timed: frozenset[int] = frozenset()
+        self._asked: list[tuple[Any, Any, Any, Any]] = []
         self.n_batches = self.n_computed = 0
         self.computed_s = self.aside_s = 0.0
-        self.features: list[torch.Tensor] = []
 
     def __call__(
         self, context: Any, layers: Any, positions: Any, inject_values: Any, retain_graph: bool = True
@@ -73,29 +75,34 @@ class Batches:
         """The peer's own method, or rows that are given."""
         if int(layers[0]) == context.n_layers:
             return self._compute(context, layers, positions, inject_values, retain_graph)
+        if self.n_batches == 0:
+            self._timed = self._chosen(context)
         number, self.n_batches = self.n_batches, self.n_batches + 1
-        # From the middle of each run of batches: what they take grows steadily from layer to layer.
-        stride = self._stride_for(context)
-        computes = number % stride == stride // 2
-        if computes:
-            start = self._clock()
-            rows = self._compute(context, layers, positions, inject_values, retain_graph)
-            self.n_computed, self.computed_s = self.n_computed + 1, self.computed_s + self._clock() - start
         start = self._clock()
-        features = _which(context, layers, positions, inject_values)
-        if computes:
-            self.features.append(features)
+        if number in self._timed or number + 1 in self._timed:
+            rows = self._compute(context, layers, positions, inject_values, retain_graph)
+            self._asked.append((context, layers, positions, inject_values))
         elif self._rows is None:
             rows = inject_values.new_zeros(len(layers), context._row_size)
         else:
+            features = _which(context, layers, positions, inject_values)
             rows = self._rows.dense(features, context._row_size).to(inject_values)
-        self.aside_s += self._clock() - start
-        return rows  # pyright: ignore[reportPossiblyUnboundVariable]
+        if number in self._timed:
+            self.n_computed, self.computed_s = self.n_computed + 1, self.computed_s + self._clock() - start
+        else:
+            self.aside_s += self._clock() - start
+        return rows
 
-    def _stride_for(self, context: Any) -> int:
+    def features(self) -> torch.Tensor:
+        """Those whose rows were computed, by number."""
+        return torch.cat([_which(*asked) for asked in self._asked])
+
+    def _chosen(self, context: Any) -> frozenset[int]:
+        """Batches in the middles of equal runs, because what they take grows steadily from layer to layer."""
         n_features = context.activation_matrix._nnz()
         n_batches = math.ceil(min(self._most or n_features, n_features) / self._batch_size)
-        return max(1, min(self._stride, n_batches // LEAST_COMPUTED))
+        n_timed = min(n_batches, max(LEAST_COMPUTED, math.ceil(n_batches / self._stride)))
+        return frozenset(int((number + 0.5) * n_batches / n_timed) for number in range(n_timed))
 
 
 class Rows:
@@ -158,7 +165,7 @@ def main(folder: Path, job: dict[str, Any], out: Path) -> None:
         found["seconds"] = rest + batches.computed_s * batches.n_batches / max(1, batches.n_computed)
     found["estimated"] = batches.n_computed < batches.n_batches
     if job.get("out"):
-        _keep(graph, torch.cat(batches.features) if batches.features else graph.selected_features.cpu(), job["out"])
+        _keep(graph, batches.features() if batches.n_batches else graph.selected_features.cpu(), job["out"])
     out.write_text(json.dumps(found))
 
 

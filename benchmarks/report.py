@@ -161,8 +161,9 @@ def _pruning(result: dict[str, Any]) -> str:
 def _trace_many(result: dict[str, Any]) -> str:
     found = result["figures"]
     same = "the same graphs" if found["graphs_equal"] else "graphs that differ"
+    of = " of the demo" if result["case"].get("model") == "demo" else f" of {result['case']['n_tokens']} tokens"
     return (
-        f"Many prompts: {found['processes']} processes on {result['machine']['cores']} cores trace {found['prompts']} "
+        f"Many prompts{of}: {found['processes']} processes on {result['machine']['cores']} cores trace {found['prompts']} "
         f"prompts {found['ratio']:.2f} times as fast as one, and give {same}."
     )
 

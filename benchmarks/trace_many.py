@@ -2,9 +2,11 @@
 
     python -m benchmarks.trace_many                     # 16 prompts of GPT-2-small's shape, one process and two
     python -m benchmarks.trace_many --processes 4
+    python -m benchmarks.trace_many --of demo --prompts 60
 
 Seconds on the clock from when every process has read the weights to when the last graph is on disk, each process on one
 thread. Rounds go one process, several, one, several. The graphs of both are compared bit by bit.
+CPU seconds, summed over processes, stand beside: what sharing costs, and whether the machine was busy.
 """
 
 import argparse
@@ -23,10 +25,11 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 import tl_circuits as tlc
-from benchmarks.case import Case, read_case, write
+from benchmarks.case import Case, read_case, write, write_demo
 from benchmarks.record import ROOT, Machine, Record, add_options, median, say, settings
 
 QUESTION = (__doc__ or "").splitlines()[0]
+DEMO_PROMPT = "the capital of the state containing Dallas is"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     Case.add_options(parser)
     add_options(parser)
+    parser.add_argument("--of", choices=("random", "demo"), default="random", help="a random case, or what ships")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--coverage", type=float, default=0.95)
@@ -41,39 +45,44 @@ def main(argv: list[str] | None = None) -> None:
     case = Case.of(arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write(case, folder / "case")
+        if arguments.of == "demo":
+            write_demo(folder / "case", DEMO_PROMPT, case.kind)
+        else:
+            write(case, folder / "case")
         runs = [_round(folder, number, arguments) for number in range(arguments.runs)]
         same = _same(folder / "0-1", folder / f"0-{arguments.processes}")
-    one, several = (median(run[name] for run in runs) for name in ("one_s", "several_s"))
+    medians = {name: median(run[name] for run in runs) for name in runs[0]}
     record = Record(
         question=QUESTION,
         script="trace_many",
-        case=asdict(case),
+        case={"model": "demo", "kind": case.kind} if arguments.of == "demo" else asdict(case),
         settings=settings(arguments, *asdict(case)),
         figures={
             "prompts": arguments.prompts,
             "processes": arguments.processes,
-            "one_s": one,
-            "several_s": several,
-            "ratio": one / several,
+            **medians,
+            "ratio": medians["one_s"] / medians["several_s"],
             "graphs_equal": same,
         },
         measured={"runs": runs},
         seed=case.seed,
         machine=Machine.here(threads=arguments.processes),
     )
-    record.write(arguments.out, f"trace_many-{case.kind}-{case.n_tokens}")
+    record.write(arguments.out, f"trace_many-{case.kind}-{'demo' if arguments.of == 'demo' else case.n_tokens}")
 
 
 def _round(folder: Path, number: int, arguments: argparse.Namespace) -> dict[str, float]:
-    found = {"one_s": _seconds(folder, f"{number}-1", 1, arguments)}
-    found["several_s"] = _seconds(folder, f"{number}-{arguments.processes}", arguments.processes, arguments)
+    found = {}
+    for name, processes in (("one", 1), ("several", arguments.processes)):
+        took = _run(folder, f"{number}-{processes}", processes, arguments)
+        found[f"{name}_s"] = max(each["seconds"] for each in took)
+        found[f"{name}_cpu_s"] = sum(each["cpu_s"] for each in took)
     say(f"{found['one_s']:.1f} s by one process, {found['several_s']:.1f} s by {arguments.processes}")
     return found
 
 
-def _seconds(folder: Path, name: str, processes: int, arguments: argparse.Namespace) -> float:
-    """The longest that any of the processes took."""
+def _run(folder: Path, name: str, processes: int, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """What each of the processes took."""
     started, outs = [], []
     for rank in range(processes):
         outs.append(folder / f"{name}-{rank}.json")
@@ -85,7 +94,7 @@ def _seconds(folder: Path, name: str, processes: int, arguments: argparse.Namesp
     errors = [process.communicate()[1] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit("A process failed:\n" + "\n".join(error[-2000:] for error in errors if error))
-    return max(json.loads(out.read_text())["seconds"] for out in outs)
+    return [json.loads(out.read_text()) for out in outs]
 
 
 def _process(folder: Path, job: dict[str, Any]) -> None:
@@ -99,14 +108,14 @@ def _process(folder: Path, job: dict[str, Any]) -> None:
     if job["size"] > 1:
         dist.init_process_group("gloo", f"file://{job['store']}", rank=job["rank"], world_size=job["size"])
         dist.barrier()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     options = {"masked_positions": case.masked, "coverage": job["coverage"], "progress": False}
     # The same for one process and several, which otherwise share what the machine has to spare.
     results = tlc.trace_many(case.model, transcoder, prompts, job["folder"], memory_budget=2**30, **options)
-    seconds = time.perf_counter() - start
+    took = {"seconds": time.perf_counter() - start, "cpu_s": time.process_time() - cpu}
     if results.failed:
         raise SystemExit(f"{len(results.failed)} prompts failed, first: {results.failed[0]}")
-    Path(job["out"]).write_text(json.dumps({"seconds": seconds}))
+    Path(job["out"]).write_text(json.dumps(took))
     if job["size"] > 1:
         dist.destroy_process_group()
 
