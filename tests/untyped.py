@@ -207,6 +207,11 @@ def prompt_doors(_folder: Path) -> Iterator[Try]:
             "replace_mlps", type(swapped[swapped[0] is model]).__name__.removesuffix("Type"),
             lambda swapped=swapped: tl.replace_mlps(*swapped).__enter__(),
         )  # fmt: skip
+    for given in ("a-release", [object()]):
+        says = f"{type(given).__name__} were given"
+        yield refused(f"trace(m, {says}", says, lambda given=given: tl.trace(model, given, [1]))
+        says = "tlc.load_transcoder(...) makes one, so call that first"
+        yield refused("trace of a name", says, lambda given=given: tl.trace(model, given, [1]))
     yield refused("trace(None, t, p)", "None", lambda: tl.trace(None, clt, [1]))
 
 
@@ -218,6 +223,14 @@ def transcoder_doors(folder: Path) -> Iterator[Try]:
         yield refused(
             f"save_transcoder({path!r})", f"{path!r}", lambda path=path: tlc.save_transcoder(transcoder(), path)
         )
+    saes = tlc.as_saes(transcoder(W_dec=torch.ones(2, 6, 1, 8).unbind()))
+    given: tuple[tuple[Any, str], ...] = (
+        (saes[0], "A Transcoder is no name and no list"),
+        (saes[0], "give a list with one SAELens transcoder for each layer"),
+        (dict(enumerate(saes)), "A dict is no name"), (iter(saes), "A list_iterator is no name"),
+    )  # fmt: skip
+    for source, says in given:
+        yield refused(f"load_transcoder({says})", says, lambda source=source: tlc.load_transcoder(source))
     yield refused("save_transcoder(None)", "None", lambda: tlc.save_transcoder(nothing, folder / "clt"))
     for activation in ("relu", tlc.ReLU, 5):
         says = "ReLU" if activation is tlc.ReLU else f"{activation!r}"

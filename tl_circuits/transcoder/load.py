@@ -2,12 +2,14 @@
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from tl_circuits.errors import FileError, FitError
 from tl_circuits.saelens import from_pretrained, from_sae
@@ -47,6 +49,11 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
                 f"variant={variant!r} was given with a list of SAEs, which is one transcoder: leave it out."
             )
         return from_saes(source)
+    if isinstance(source, Iterable | nn.Module) and not isinstance(source, str | bytes):
+        raise FileError(
+            f"A {type(source).__name__} is no name and no list: give a list with one SAELens transcoder for each "
+            "layer, such as [sae, ...], a release, a repository as org/name, or the path of a folder."
+        )
     if not isinstance(source, str | PathLike) or not str(source).strip():
         raise FileError(
             f"{source!r:.80} names no transcoder: give a release, a repository as org/name, the path of a folder, or a "
