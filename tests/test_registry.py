@@ -512,6 +512,17 @@ def test_a_conversion_is_told_in_lines_that_fit(hub: Hub, tmp_path: Path) -> Non
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_names_are_told_to_be_wrong_before_a_transcoder_is_fetched(hub: Hub) -> None:
+    stand_ins.mntss(hub)
+    result = run("trace", "--prompt", "x", "--model", "nobody/nothing", "--transcoder", MNTSS)
+    assert "The model 'nobody/nothing' could not be loaded as a TransformerBridge" in result.stderr
+    assert not [path for path in hub.downloaded() if "clt-gemma" in str(path)]
+    hub.requests.clear()
+    result = run("trace", "--prompt", "x", "--model", "nobody/nothing", "--transcoder", MNTSS, "--variant", "y")
+    assert f"There is no variant 'y' of '{MNTSS}', which is one transcoder: leave variant out" in result.stderr
+    assert hub.requests == []
+
+
 @pytest.mark.slow
 def test_a_name_is_traced_from_a_shell(hub: Hub) -> None:
     stand_ins.gemma_scope_2_clt(hub)

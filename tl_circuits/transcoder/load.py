@@ -2,9 +2,10 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,20 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
     or an encoder, bias or skip weight is NaN or infinite. Decoder rows are checked when read. Raises `FitError` where
     SAEs make no transcoder.
     """
+    return prepare(source, variant=variant)()
+
+
+def prepare(source: str | Path | Sequence[Any], *, variant: str | None = None) -> Callable[[], CrossLayerTranscoder]:
+    """What loads the transcoder, once it is called: until then nothing is fetched, and names alone are refused.
+
+    What is on this machine is loaded at once. Raises as `load_transcoder` does.
+    """
     if isinstance(source, Sequence) and not isinstance(source, str | bytes):
         if variant is not None:
             raise FileError(
                 f"variant={variant!r} was given with a list of SAEs, which is one transcoder: leave it out."
             )
-        return from_saes(source)
+        return partial(from_saes, source)
     if isinstance(source, Iterable | nn.Module) and not isinstance(source, str | bytes):
         raise FileError(
             f"A {type(source).__name__} is no name and no list: give a list with one SAELens transcoder for each "
@@ -62,16 +71,18 @@ def load_transcoder(source: str | Path | Sequence[Any], *, variant: str | None =
     if not isinstance(variant, str | None):
         raise FileError(f"variant={variant!r:.80} is no name: give a text, or leave it out to see those there are.")
     if not isinstance(source, str) or _is_there(source):
-        return _from(Path(source).expanduser().resolve().name, variant, load_folder(Path(source), variant=variant))
+        found = _from(Path(source).expanduser().resolve().name, variant, load_folder(Path(source), variant=variant))
+        return lambda: found
     release = registry.find(source)
     if release is not None:
-        return load_release(release, variant=variant)
+        registry.choose(release, variant)
+        return partial(load_release, release, variant=variant)
     address = hub.Address.parse(source)
     # A name that ends like a file, or starts like a path, is one that is missing here.
     if address is None or Path(source).is_absolute() or source.startswith((".", "~")):
         raise _unknown(source)
     try:
-        return load_repository(address, variant=variant)
+        return partial(_find_and_load, hub.list_files(address), variant)
     except hub.NoRepository as error:
         raise FileError(f"{error}{_nearest(source)}") from error
 
@@ -95,12 +106,8 @@ def load_release(release: Release, *, variant: str | None = None) -> CrossLayerT
     return found
 
 
-def load_repository(address: hub.Address, *, variant: str | None = None) -> CrossLayerTranscoder:
-    """The transcoder below an address, told from the names of the files there. Only what it is made of is fetched."""
-    return _find_and_load(hub.list_files(address), variant)
-
-
 def _find_and_load(listing: hub.Listing, variant: str | None) -> CrossLayerTranscoder:
+    """The transcoder in a repository, told from the names of its files. Only what it is made of is fetched."""
     with outlined(listing) as outline:
         found = find(outline, variant=variant, repository=listing.address.repo)
         below, paths = found.folder.relative_to(outline), names_of(found, outline)

@@ -10,7 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.transcoder.load import load_transcoder
+from tl_circuits.transcoder.load import prepare
 from tl_circuits.zoo.demo import demo
 
 DEMO = "demo"
@@ -34,17 +34,17 @@ def load(
     """
     if source is None and variant is not None:
         raise SettingError(f"The variant {variant!r} is one of no transcoder: give the transcoder too.")
-    # The transcoder goes first: what is wrong with it is known at once, before a model is fetched.
-    given = None if source is None else load_transcoder(source, variant=variant)
+    # A name that is wrong is told at once, whichever of the two it is; then the model goes first, as the smaller one.
+    transcoder = None if source is None else prepare(source, variant=variant)
     if name == DEMO:
         model, own = demo(kind, shipped)
-        return model if dtype == torch.float32 else model.to(dtype), given or own
-    if given is None:
+        return model if dtype == torch.float32 else model.to(dtype), own if transcoder is None else transcoder()
+    if transcoder is None:
         raise SettingError(
             f"The model {name!r} brings no transcoder: give a release, a repository or a folder. `tl-circuits list "
             f"--model {name}` names those there are."
         )
-    return _from_library(name, kind, dtype), given
+    return _from_library(name, kind, dtype), transcoder()
 
 
 def _from_library(name: str, kind: Literal["bridge", "hooked"], dtype: torch.dtype) -> Model:
