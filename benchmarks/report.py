@@ -163,8 +163,8 @@ def _trace_many(result: dict[str, Any]) -> str:
     same = "the same graphs" if found["graphs_equal"] else "graphs that differ"
     of = " of the demo" if result["case"].get("model") == "demo" else f" of {result['case']['n_tokens']} tokens"
     return (
-        f"Many prompts{of}: {found['processes']} processes on {result['machine']['cores']} cores trace {found['prompts']} "
-        f"prompts {found['ratio']:.2f} times as fast as one, and give {same}."
+        f"Many prompts{of}: {found['processes']} processes on {result['machine']['cores']} cores trace "
+        f"{found['prompts']} prompts {found['ratio']:.2f} times as fast as one, and give {same}."
     )
 
 
