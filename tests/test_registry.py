@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
@@ -502,6 +503,13 @@ def test_what_a_layout_cannot_hold_is_refused(hub: Hub, tmp_path: Path) -> None:
     assert "features write up to 26 layers, and a SAELens transcoder writes one" in message
     assert not (tmp_path / "saes").exists()
     assert "There is no folder 'no-such-thing' on this machine" in refused("no-such-thing", tmp_path / "x")
+
+
+def test_features_are_told_layer_by_layer_where_layers_differ(tmp_path: Path) -> None:
+    layers = [(torch.ones(n, 4), torch.zeros(n), torch.ones(n, 1, 4)) for n in (5, 7)]
+    W_enc, b_enc, W_dec = (list(each) for each in zip(*layers, strict=True))
+    tlc.save_transcoder(tlc.CrossLayerTranscoder(W_enc, b_enc, W_dec, torch.zeros(2, 4)), tmp_path / "plt")
+    assert convert(tmp_path / "plt", tmp_path / "again")["n_features"] == [5, 7]
 
 
 def test_a_conversion_is_told_in_lines_that_fit(hub: Hub, tmp_path: Path) -> None:

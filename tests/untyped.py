@@ -230,7 +230,7 @@ def transcoder_doors(folder: Path) -> Iterator[Try]:
         (dict(enumerate(saes)), "A dict is no name"), (iter(saes), "A list_iterator is no name"),
     )  # fmt: skip
     for source, says in given:
-        yield refused(f"load_transcoder({says})", says, lambda source=source: tlc.load_transcoder(source))
+        yield refused(f"load_transcoder({says})", says, lambda source=source: tl.load_transcoder(source))
     yield refused("save_transcoder(None)", "None", lambda: tlc.save_transcoder(nothing, folder / "clt"))
     for activation in ("relu", tlc.ReLU, 5):
         says = "ReLU" if activation is tlc.ReLU else f"{activation!r}"
