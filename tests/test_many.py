@@ -323,7 +323,7 @@ def test_other_settings_and_prompts_are_refused(
     calls.clear()
     with pytest.raises(tlc.FileError, match=f"holds graphs that were made with {says}") as caught:
         tlc.trace_many(*demo, **({"prompts": prompts, "folder": tmp_path} | changed))
-    assert "Give another folder, or overwrite=True to trace all anew" in str(caught.value)
+    assert "Give another folder, or overwrite=True (--overwrite) to trace all anew" in str(caught.value)
     assert calls == []
     assert len(tlc.TraceResults.load(tmp_path)) == 1
 

@@ -292,7 +292,7 @@ def _check_same(folder: Path, found: Index, made_by: Mapping[str, Any], prompts:
     if differ:
         raise FileError(
             f"'{folder}' holds graphs that were made with {'; '.join(differ)}. Give another folder, or overwrite=True "
-            "to trace all anew. Prompts that failed may be changed, and others may be added at the end."
+            "(--overwrite) to trace all anew. Prompts that failed may be changed, and others may be added at the end."
         )
 
 
@@ -320,7 +320,7 @@ def _entry(folder: Path, line: str) -> Traced:
     except (ValueError, RecursionError) as error:
         raise FileError(
             f"The index of '{folder}' holds {line!r:.80}, which is no traced prompt ({error}). Take that line out, or "
-            "trace all anew with overwrite=True."
+            "trace all anew with overwrite=True (--overwrite)."
         ) from error
 
 
