@@ -1,5 +1,7 @@
 """Where an attribution stops, what it is reckoned to take, and what it refuses to begin."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -86,7 +88,7 @@ def test_a_budget_that_holds_no_target_is_refused_with_the_least_that_does() -> 
         ("memory_budget", -5, "memory_budget=-5 leaves no memory"),
     ],
 )
-def test_a_budget_that_is_none_is_refused(setting: str, value: float, says: str) -> None:
+def test_a_budget_that_is_none_is_refused(setting: str, value: Any, says: str) -> None:
     with pytest.raises(SettingError, match=says):
         attribute(local(), **{setting: value})
 

@@ -85,8 +85,7 @@ def build(seed: int, out: Path = ASSETS) -> Figures:
         for name, cross_layer in (("clt", True), ("plt", False)):
             save_transcoder(_transcoder(model, facts, cross_layer, seed), folder / name)
             figures |= {
-                f"{name}: {what}": figure
-                for what, figure in _figures(model, load_folder(folder / name), facts).items()
+                f"{name}: {what}": figure for what, figure in _figures(model, load_folder(folder / name), facts).items()
             }
         _show(figures)
         _refuse_what_misses(figures)
