@@ -72,6 +72,15 @@ class Config:
         )
 
 
+class _Plain(yaml.SafeLoader):
+    """Without aliases, by which a few lines stand for a table that has no end."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias is used{self.peek_event().start_mark}")
+        return super().compose_node(parent, index)
+
+
 def read_json(path: Path) -> Config:
     """A JSON file that holds a table. Raises `FileError` where it is missing, too long or anything else."""
     try:
@@ -86,12 +95,7 @@ def read_yaml(path: Path) -> Config:
     Raises `FileError` where it is anything else.
     """
     try:
-        text = _text(path)
-        # By aliases, a few lines stand for a table that has no end.
-        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
-        if alias is not None:
-            raise yaml.YAMLError(f"an alias is used{alias.start_mark}")
-        return Config(path, _table(path, yaml.safe_load(text)))
+        return Config(path, _table(path, _Plain(_text(path)).get_single_data()))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error).replace("\n", " ")
         raise FileError(
