@@ -114,7 +114,7 @@ def trace(
 
 
 def _begin(local: LocalReplacementModel, found: Sequence[Target], limits: Limits) -> Expansion:
-    sweep = Sweep.of(local, memory_budget=limits.memory_budget // 4)
+    sweep = Sweep.of(local, n_rows=limits.max_features, memory_budget=limits.memory_budget // 4)
     check_batch(sweep, limits.memory_budget)
     planned = plan(local, sweep)
     if limits.everything:
@@ -142,7 +142,7 @@ def _weights(found: Sequence[Target]) -> Float[Tensor, " target"]:
 
 def _expand_all(expansion: Expansion, progress: bool | None) -> str:
     with stage("attributing features", expansion.n_features, show=progress) as bar:
-        for batch in expansion.sweep.batches(expansion.pending(), join_layers=False):
+        for batch in expansion.sweep.batches(expansion.pending()):
             expansion.add(batch)
             bar.update(len(batch))
     return "everything"
@@ -155,7 +155,7 @@ def _expand_best_first(expansion: Expansion, limits: Limits, progress: bool | No
             best = expansion.most_influential(limit - expansion.n_expanded)
             if len(best) == 0:
                 return "everything"
-            for batch in expansion.sweep.batches(best, join_layers=True):
+            for batch in expansion.sweep.batches(best):
                 expansion.add(batch)
                 bar.update(len(batch))
     return stopped_by

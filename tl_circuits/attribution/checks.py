@@ -102,15 +102,9 @@ def probe(local: LocalReplacementModel, targets: Sequence[Target], graph: Rows, 
 
     rows = nodes.rows(Kind.FEATURE, Kind.TARGET)
     known = graph.expanded[rows]
-    said = _signed_sums(graph, signs)[rows]
+    said = graph.edges.sums(signs)[rows]
     relative = (measured - said).abs() / summed_up
     return float(relative[known].max())
-
-
-def _signed_sums(graph: Rows, signs: Tensor) -> Tensor:
-    edges = graph.edges
-    sums = torch.zeros(len(graph.nodes), dtype=torch.float64)
-    return sums.index_add_(0, edges.target, edges.weight.to(torch.float64) * signs[edges.source])
 
 
 def _projections(

@@ -128,5 +128,6 @@ class _SparseRows:
     @classmethod
     def of(cls, dense: Float[Tensor, "row source"]) -> "_SparseRows":
         # Picked out where they were computed, so that only they travel.
-        there = dense != 0
-        return cls(there.sum(1).cpu(), there.nonzero()[:, 1].to(torch.int32).cpu(), dense[there].cpu())
+        row, source = dense.nonzero(as_tuple=True)
+        counts = torch.bincount(row, minlength=len(dense))
+        return cls(counts.cpu(), source.to(torch.int32).cpu(), dense[row, source].cpu())

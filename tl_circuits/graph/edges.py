@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int32, Int64
 from torch import Tensor
 
 from tl_circuits.errors import GraphError
+
+
+BLOCK_EDGES = 2**17
+"""Edges that are summed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +119,28 @@ class Edges:
         return order[int(bounds[row]) : int(bounds[row + 1])]
 
     def sums(
-        self, counted: Bool[Tensor, " source"] | None = None, *, magnitude: bool = False
+        self,
+        times: Float64[Tensor, " source"] | Bool[Tensor, " source"] | None = None,
+        *,
+        magnitude: bool = False,
     ) -> Float64[Tensor, " node"]:
-        """Σ weight of each row, or Σ |weight|, over the sources that are counted (all where nothing is said)."""
-        weight = self.weight.to(torch.float64)
+        """Σ weight of each row, or Σ |weight|, each weight so many `times` (by source) where given."""
+        return torch.cat([self._sums(rows, times, magnitude) for rows in self._row_blocks()])
+
+    def _sums(self, rows: slice, times: Tensor | None, magnitude: bool) -> Float64[Tensor, " row"]:
+        bounds = self.indptr[rows.start : rows.stop + 1]
+        run = slice(int(bounds[0]), int(bounds[-1]))
+        weight = self.weight[run].to(torch.float64)
         weight = weight.abs() if magnitude else weight
-        if counted is not None:
-            weight = weight * counted[self.source]
-        return torch.zeros(self.n_rows, dtype=torch.float64).index_add_(0, self.target, weight)
+        if times is not None:
+            weight = weight * times.index_select(0, self.source[run])
+        return torch.segment_reduce(weight, "sum", offsets=bounds - bounds[0], initial=0.0)
+
+    def _row_blocks(self) -> list[slice]:
+        """Runs of rows with so many edges that a processor's cache holds what is computed of them."""
+        block = self.indptr[:-1] // BLOCK_EDGES
+        starts = [0, *((block.diff() > 0).nonzero()[:, 0] + 1).tolist(), self.n_rows]
+        return [slice(start, stop) for start, stop in pairwise(starts) if stop > start]
 
     def keep(self, edges: Bool[Tensor, " edge"]) -> "Edges":
         """The same rows with these edges only."""

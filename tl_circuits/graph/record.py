@@ -221,8 +221,11 @@ class GraphRecord:
         features = nodes.span(Kind.FEATURE)
         inner = slice(0, int(self.edges.indptr[features.stop]))
         # A feature reads before its own layer writes; this is also what makes the graph free of cycles.
-        start = self.edges.source[inner]
-        backward = (start < features.stop) & (nodes.layer[start] >= nodes.layer[self.edges.target[inner]])
+        start, layer = self.edges.source[inner], nodes.layer[features].contiguous()
+        # Features are sorted by layer: those that a row may have as sources are the first so many.
+        lower = torch.searchsorted(layer, layer, out_int32=True)
+        lower = torch.repeat_interleave(lower, self.edges.indptr[: features.stop + 1].diff())
+        backward = (start >= lower) & (start < features.stop)
         if bool(backward.any()):
             edge = int(backward.nonzero()[0])
             raise GraphError(

@@ -17,7 +17,7 @@ from tl_circuits.errors import FitError, warn_once
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement.pieces import Pieces, cut, idle, working
 from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
-from tl_circuits.sites import Model, Sites, Tap, check_read_point, has_user_hooks, installed, warn_of_low_precision
+from tl_circuits.sites import Model, Sites, Tap, check_read_point, has_user_hooks, run_to, warn_of_low_precision
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 
@@ -203,13 +203,13 @@ def replay(
 
     for site in local.sites.sites:
         functions |= {site.read: read(site.layer), site.write: write(site.layer)}
-    functions[local.sites.unembed_in] = read(local.n_layers)
-    # What the MLPs and the unembedding compute is not used; hooks of the user's own may need all of it.
-    for tap in () if local.hooked else (*(site.mlp_in for site in local.sites.sites), local.sites.unembed_in):
+    # What the MLPs compute is not used; hooks of the user's own may need all of it.
+    for tap in () if local.hooked else (site.mlp_in for site in local.sites.sites):
         functions[tap] = idle(functions.get(tap))
+    functions[local.sites.unembed_in] = read(local.n_layers)
     functions[local.sites.embed] = lambda value: value + extra_tokens.to(value)
-    with torch.inference_mode(False), torch.no_grad(), installed(local.model, functions):
-        local.model(local.prompt.tokens[None])
+    with torch.inference_mode(False), torch.no_grad():
+        run_to(local.model, local.prompt.tokens[None], functions, local.sites.unembed_in)
     return tuple(working(reads[layer])[0] for layer in range(local.n_layers + 1))
 
 

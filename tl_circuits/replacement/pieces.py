@@ -7,7 +7,7 @@ A second cut, where attention has gathered from other positions, lets targets at
 between it and the read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,10 +17,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError
+from tl_circuits.replacement.saved import Saved
 from tl_circuits.sites import Model, Sites, Tap, has_user_hooks, installed
 from tl_circuits.transcoder import CrossLayerTranscoder
 
-COTANGENTS = {"cpu": 2048, "cuda": 2**18}
+COTANGENTS = {"cpu": 1024, "cuda": 2**18}
 """Targets times positions that are pulled back at once: enough to fill the matrix products, and on a CPU no more than
 its cache holds, on a GPU no more than its memory."""
 PATTERNS = {"cpu": 2**18, "cuda": 2**26}
@@ -36,7 +37,7 @@ class Pieces:
     without the transcoder's linear skip, which stays in the graph. `reads[l]` is what the transcoder reads, and
     `reads[n_layers]`, in a whole pass, what the unembedding reads. `gathered[l]`, where the pass is cut there, is what
     attention brought to each position, as it depends on the block's input, and the leaf that goes on in its place.
-    `frozen` holds the patterns and denominators.
+    `frozen` holds the patterns and denominators, `saved` what autograd keeps.
     """
 
     block_in: tuple[Tensor, ...]
@@ -47,43 +48,51 @@ class Pieces:
     embed: Tensor
     pos_embed: Tensor | None
     frozen: dict[Tap, list[Tensor]]
+    saved: Saved
     logits: Float[Tensor, "pos d_vocab"] | None
 
     def pull_back_read(
-        self, layer: int, vector: Float[Tensor, "batch d_model"], pos: Int64[Tensor, " batch"]
-    ) -> Float[Tensor, "batch 1 pos d_model"]:
-        """The gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input or, last, the last residual."""
-        read, gathered = self.reads[layer], self.gathered[layer] if layer < len(self.gathered) else None
+        self,
+        layer: int,
+        vector: Float[Tensor, "batch d_model"],
+        pos: Int64[Tensor, " batch"],
+        at_input: Float[Tensor, "batch pos d_model"],
+    ) -> None:
+        """Fills in the gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input or, last, the last residual."""
+        read, leaf = self.reads[layer], self.block_in[layer]
+        gathered = self.gathered[layer] if layer < len(self.gathered) else None
         if gathered is None:
-            cotangent = _spread(vector, pos, read)
-            return _in_parts(lambda part: _pull_back(read, (self.block_in[layer],), part), cotangent)[0]
+            _fill(at_input, read, leaf, vector, pos)
+            return
         # From here to the read nothing moves between positions, so one cotangent serves a target at each of them.
         slot = _rank_among_equals(pos)
         shared = vector.new_zeros(int(slot.max()) + 1, *read.shape)
         shared[slot, 0, pos] = vector
-        at_input, at_gathered = _pull_back(read, (self.block_in[layer], gathered.leaf), shared)
-        at_input = _spread(at_input[slot, 0, pos], pos, self.block_in[layer])
+        direct, at_gathered = _pull_back(read, (leaf, gathered.leaf), shared)
         if at_gathered is None:
-            return at_input
-        through = _in_parts(
-            lambda part: _pull_back(gathered.before, (self.block_in[layer],), part),
-            _spread(at_gathered[slot, 0, pos], pos, gathered.leaf),
-        )[0]
-        return at_input.add_(through)
+            at_input.zero_()
+        else:
+            _fill(at_input, gathered.before, leaf, at_gathered[slot, 0, pos], pos)
+        at_input[torch.arange(len(pos), device=pos.device), pos] += direct[slot, 0, pos]
 
     def pull_back_block(
-        self, layer: int, cotangent: Float[Tensor, "batch 1 pos d_model"]
-    ) -> tuple[Float[Tensor, "batch 1 pos d_model"], Float[Tensor, "batch 1 pos d_model"]]:
-        """The cotangent of a block's output, pulled back to the block's input and to its MLP's write."""
-        at_input, at_write = _in_parts(lambda part: self._pull_back_part(layer, part), cotangent)
-        return at_input, at_write
-
-    def _pull_back_part(self, layer: int, cotangent: Tensor) -> tuple[Tensor, ...]:
-        leaves, gathered = (self.block_in[layer], self.writes[layer]), self.gathered[layer]
-        if gathered is None:
-            return _pull_back(self.block_out[layer], leaves, cotangent)
-        at_input, at_write, at_gathered = _pull_back(self.block_out[layer], (*leaves, gathered.leaf), cotangent)
-        return at_input + _pull_back(gathered.before, (self.block_in[layer],), at_gathered)[0], at_write
+        self, layer: int, at_out: Float[Tensor, "batch pos d_model"], at_input: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Fills in the cotangent of a block's input, given that of its output, and returns that of its MLP's write."""
+        leaf, gathered, at_write = self.block_in[layer], self.gathered[layer], at_out
+        for part in _parts(at_out[:, None]):
+            leaves = (leaf, self.writes[layer]) if gathered is None else (leaf, self.writes[layer], gathered.leaf)
+            direct, wrote, *rest = _pull_back(self.block_out[layer], leaves, at_out[part, None])
+            if gathered is None:
+                at_input[part] = direct[:, 0]
+            else:
+                (through,) = _pull_back(gathered.before, (leaf,), rest[0])
+                torch.add(direct[:, 0], through[:, 0], out=at_input[part])
+            # Most blocks add what the MLP writes as it is; where a norm comes in between, the cotangents differ.
+            if wrote.data_ptr() != at_out[part].data_ptr():
+                at_write = torch.empty_like(at_out) if at_write is at_out else at_write
+                at_write[part] = wrote[:, 0]
+        return at_write
 
     @cached_property
     def block_constants(self) -> tuple[Float[Tensor, "pos d_model"], ...]:
@@ -131,25 +140,25 @@ def cut(
     transcoder: CrossLayerTranscoder,
     tokens: Int64[Tensor, " pos"],
     *,
-    writes: Sequence[Tensor] | None = None,
+    longer: Pieces | None = None,
 ) -> Pieces:
     """Runs the model once, inside hooks, and cuts the pass into pieces.
 
-    With `writes` (of a pass over a longer prompt that starts with these tokens), the MLPs are held at those values and
-    the pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
+    With `longer`, a pass over a longer prompt that starts with these tokens, MLPs and attention patterns are held at
+    its values and the pass stops before the unembedding. Raises `FitError` where a hook that must fire does not.
     """
-    recorder = _Recorder(
-        sites,
-        transcoder,
-        None if writes is None else [write[:, : len(tokens)].detach() for write in writes],
-        # The user's own hooks may move things between positions anywhere.
-        cut_gathered=not has_user_hooks(model),
-    )
-    with torch.inference_mode(False), torch.enable_grad(), installed(model, recorder.functions()):
+    # The user's own hooks may move things between positions anywhere.
+    recorder = _Recorder(sites, transcoder, len(tokens), longer, cut_gathered=not has_user_hooks(model))
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        recorder.saved.recorded(),
+        installed(model, recorder.functions()),
+    ):
         # Cloning makes a normal tensor of tokens that were made in inference mode.
         batch = tokens.clone()[None]
-        out = model(batch) if writes is None else model(batch, stop_at_layer=sites.n_layers)
-    return recorder.pieces(out.detach()[0] if writes is None else None)
+        out = model(batch) if longer is None else model(batch, stop_at_layer=sites.n_layers)
+    return recorder.pieces(out.detach()[0] if longer is None else None)
 
 
 def idle(read: Callable[[Tensor], Tensor | None] | None = None) -> Callable[[Tensor], Tensor]:
@@ -170,12 +179,14 @@ class _Recorder:
         self,
         sites: Sites,
         transcoder: CrossLayerTranscoder,
-        fixed_writes: list[Tensor] | None,
+        n_pos: int,
+        longer: Pieces | None,
         *,
         cut_gathered: bool,
     ) -> None:
-        self._sites, self._transcoder, self._fixed_writes = sites, transcoder, fixed_writes
+        self._sites, self._transcoder, self._n_pos, self._longer = sites, transcoder, n_pos, longer
         self._cut_gathered = cut_gathered
+        self.saved = Saved(None if longer is None else longer.saved)
         self._seen: dict[tuple[str, int], Tensor] = {}
         self._leaves: dict[tuple[str, int], Tensor] = {}
         self._gathered: dict[int, Gathered] = {}
@@ -190,7 +201,7 @@ class _Recorder:
             functions[site.write] = self._write(site.layer)
             if site.gathered is not None and self._cut_gathered:
                 functions[site.gathered] = self._gather(site.layer)
-            if self._fixed_writes is not None:
+            if self._longer is not None:
                 functions[site.mlp_in] = idle(functions.get(site.mlp_in))
         functions[self._sites.sites[-1].block_out] = self._enter(self._sites.n_layers)
         functions[self._sites.unembed_in] = self._see("read", self._sites.n_layers)
@@ -225,13 +236,19 @@ class _Recorder:
             embed=working(self._seen["embed", 0]),
             pos_embed=None if pos_embed is None else working(pos_embed).expand_as(self._seen["embed", 0]),
             frozen=self._frozen,
+            saved=self.saved,
             logits=logits,
         )
 
     def _freeze(self, tap: Tap) -> Callable[[Tensor], Tensor]:
         def freeze(value: Tensor) -> Tensor:
-            self._frozen[tap].append(value.detach())
-            return value.detach()
+            frozen = value.detach()
+            if self._longer is not None and tap in self._sites.patterns:
+                # A view: patterns are what grows with the square of a prompt, and are kept once.
+                longer = self._longer.frozen[tap][len(self._frozen[tap])]
+                frozen = longer[..., : self._n_pos, : self._n_pos]
+            self._frozen[tap].append(frozen)
+            return frozen
 
         return freeze
 
@@ -259,8 +276,8 @@ class _Recorder:
     def _write(self, layer: int) -> Callable[[Tensor], Tensor]:
         def write(value: Tensor) -> Tensor:
             skip = self._transcoder.skip(self._seen["read", layer], layer)
-            if self._fixed_writes is not None:
-                constant = self._fixed_writes[layer]
+            if self._longer is not None:
+                constant = self._longer.writes[layer][:, : self._n_pos].detach()
             else:
                 constant = value.detach() if skip is None else (value - skip).detach()
             leaf = self._leaf("write", layer)(constant)
@@ -286,13 +303,24 @@ def _pull_back(out: Tensor, leaves: tuple[Tensor, ...], cotangent: Tensor) -> tu
     return tuple(None if at_leaf is None else at_leaf.to(cotangent.dtype) for at_leaf in pulled)
 
 
-def _in_parts(pull_back: Callable[[Tensor], tuple[Tensor, ...]], cotangent: Tensor) -> tuple[Tensor, ...]:
-    """The same, of as many cotangents at a time as the cache holds."""
-    n_pos, device = cotangent.shape[2], cotangent.device.type
+def _fill(
+    at_leaf: Float[Tensor, "batch pos d_model"], out: Tensor, leaf: Tensor, vector: Tensor, pos: Int64[Tensor, " batch"]
+) -> None:
+    """The cotangent of the leaf for each vector that is one of `out` at its position."""
+    for part in _parts(at_leaf[:, None]):
+        at_leaf[part] = _pull_back(out, (leaf,), _spread(vector[part], pos[part], out))[0][:, 0]
+
+
+def _parts(cotangent: Tensor) -> Iterator[slice]:
+    """As many cotangents at a time as the cache holds."""
+    batch, _, n_pos = cotangent.shape[:3]
+    device = cotangent.device.type
     most, patterns = (bounds.get(device, bounds["cpu"]) for bounds in (COTANGENTS, PATTERNS))
     size = max(1, min(most // n_pos, patterns // n_pos**2))
-    parts = [pull_back(part) for part in cotangent.split(size)]
-    return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
+    # Even parts: a small last one would be slow.
+    n_parts = -(-batch // size)
+    for part in range(n_parts):
+        yield slice(part * batch // n_parts, (part + 1) * batch // n_parts)
 
 
 def _spread(vector: Float[Tensor, "batch ..."], pos: Int64[Tensor, " batch"], like: Tensor) -> Tensor:

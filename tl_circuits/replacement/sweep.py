@@ -5,21 +5,25 @@ contract it with what was written there (Ameisen et al. 2025, "Attribution Graph
 in batches).
 """
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.nodes import Kind, Nodes, lay_out
 from tl_circuits.replacement.localize import LocalReplacementModel
 from tl_circuits.replacement.pieces import Pieces, cut
+from tl_circuits.replacement.prefixes import prefix_lengths
 from tl_circuits.replacement.written import Writes
 
 MEMORY_BUDGET = 2**30
-"""Bytes for one batch of targets, and half as many for rows that are gathered beforehand."""
+"""Bytes for one batch of targets at most, and half as many for rows that are gathered beforehand."""
+BATCH_BYTES = {"cpu": 2**26, "cuda": 2**32}
+"""Bytes of a batch of targets: enough to fill the matrix products, and more gains nothing."""
+PASS_TENSORS = 8
+"""Tensors of the residual stream's size that autograd keeps of a block for its pull-backs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +52,10 @@ class Sweep:
     memory_budget: int
 
     @classmethod
-    def of(cls, local: LocalReplacementModel, *, memory_budget: int | None = None) -> "Sweep":
-        """Lays out the columns, cuts the prefixes, and gathers what is written where that is little."""
+    def of(
+        cls, local: LocalReplacementModel, *, n_rows: int | None = None, memory_budget: int | None = None
+    ) -> "Sweep":
+        """Lays out the columns, cuts prefixes for so many rows (default: all), gathers what is written if it is little."""
         budget = MEMORY_BUDGET if memory_budget is None else memory_budget
         sources = lay_out(
             local.features.cpu(),
@@ -59,7 +65,8 @@ class Sweep:
             masked_positions=local.prompt.masked,
             targets=torch.empty(0, 3, dtype=torch.int64),
         )
-        return cls(local, sources, _prefixes(local), Writes.of(local, keep_bytes=budget // 2), budget)
+        n_rows = len(local.features) if n_rows is None else n_rows
+        return cls(local, sources, _prefixes(local, n_rows, budget), Writes.of(local, keep_bytes=budget // 2), budget)
 
     def feature_readouts(self, rows: Int64[Tensor, " batch"]) -> Readouts:
         """The readouts of feature nodes, by row: their encoder vectors where they read."""
@@ -72,9 +79,14 @@ class Sweep:
             vectors[here] = encoder[coordinates[here, 2].to(encoder.device)].to(like)
         return Readouts(coordinates[:, 0], coordinates[:, 1], vectors)
 
+    @property
+    def batch_bytes(self) -> int:
+        """What a batch of targets may take."""
+        return min(self.memory_budget, BATCH_BYTES.get(self.local.activations.device.type, BATCH_BYTES["cpu"]))
+
     def bytes_per_target(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
-        """What a batch holds for each target: cotangents of its prefix, twice, and its row, summed up and sorted."""
-        numbers = 2 * self.prefix_lengths(pos) * self.local.transcoder.d_model + 3 * len(self.sources)
+        """What a batch holds for each target: cotangents of its prefix, thrice, and its row, summed up and sorted."""
+        numbers = 3 * self.prefix_lengths(pos) * self.local.transcoder.d_model + 3 * len(self.sources)
         return numbers * self.local.activations.element_size()
 
     def prefix_lengths(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
@@ -82,19 +94,16 @@ class Sweep:
         lengths = torch.tensor([length for length, _ in self.prefixes])
         return lengths[torch.bucketize(pos.cpu().contiguous(), lengths, right=True)]
 
-    def batches(self, rows: Int64[Tensor, " batch"], *, join_layers: bool) -> Iterator[Int64[Tensor, " part"]]:
-        """Feature rows in parts that fit the memory budget, each of one layer unless `join_layers`.
+    def batches(self, rows: Int64[Tensor, " batch"]) -> Iterator[Int64[Tensor, " part"]]:
+        """Feature rows in parts that fit the memory budget, neighbours in the prompt together.
 
-        One layer a batch wastes nothing and suits whole graphs; joined layers suit the few rows of a best-first round.
+        Those of one prefix walk as one, the highest layers first, so that most blocks are pulled back in large batches.
         """
         layer, pos = self.local.features[rows, 0].cpu(), self.local.features[rows, 1].cpu()
-        group = torch.zeros_like(layer) if join_layers else layer
-        for which in group.unique().tolist():
-            here = (group == which).nonzero()[:, 0]
-            here = here[torch.argsort(pos[here], stable=True)]
-            part = self.bytes_per_target(pos[here]).cumsum(0) // self.memory_budget
-            for members in here.split(part.unique(return_counts=True)[1].tolist()):
-                yield rows[members]
+        order = torch.argsort(pos * self.local.n_layers - layer, stable=True)
+        part = self.bytes_per_target(pos[order]).cumsum(0) // self.batch_bytes
+        for members in order.split(part.unique(return_counts=True)[1].tolist()):
+            yield rows[members]
 
     def rows(self, readouts: Readouts) -> Float[Tensor, "batch source"]:
         """The edges from every source into each target, in the order of `sources`; their sum is what the target reads.
@@ -115,7 +124,7 @@ class Sweep:
                     walk.join(layer, columns)
             for walk in walks:
                 walk.arrive(columns)
-            return columns.in_node_order(self)[torch.argsort(order)]
+            return columns.in_node_order(self).index_select(0, torch.argsort(order))
 
     def _walks(self, readouts: Readouts) -> tuple[list["_Walk"], Int64[Tensor, " batch"]]:
         """The targets by the prefix that they need, and the order in which that puts them."""
@@ -150,7 +159,9 @@ class _Walk:
     ) -> None:
         self._local, self._pieces, self._readouts, self._first_row = local, pieces, readouts, first_row
         self._layers = readouts.layer.tolist()
-        self._cotangent = self.at_write = readouts.vector.new_empty(0, length, readouts.vector.shape[1])
+        self._cotangents = readouts.vector.new_empty(len(readouts), length, readouts.vector.shape[1])
+        self._spare = torch.empty_like(self._cotangents)
+        self.at_write = self._spare[:0]
         self.length, self.joined = length, 0
 
     @property
@@ -160,10 +171,10 @@ class _Walk:
 
     def descend(self, layer: int, columns: "_Columns") -> None:
         """From the output of a block to its input, and to what its MLP writes."""
-        constants = self._local.pieces.block_constants[layer][: self.length]
-        columns.bias[self.rows, layer] += self._cotangent.flatten(1) @ constants.flatten()
-        at_input, at_write = self._pieces.pull_back_block(layer, self._cotangent[:, None])
-        self._cotangent, self.at_write = at_input[:, 0], at_write[:, 0]
+        cotangent, constants = self._cotangents[: self.joined], self._local.pieces.block_constants[layer]
+        columns.bias[self.rows, layer] += cotangent.flatten(1) @ constants[: self.length].flatten()
+        self.at_write = self._pieces.pull_back_block(layer, cotangent, self._spare[: self.joined])
+        self._cotangents, self._spare = self._spare, self._cotangents
 
     def join(self, layer: int, columns: "_Columns") -> None:
         """The targets that read at this layer begin."""
@@ -171,19 +182,18 @@ class _Walk:
         if self.joined == first:
             return
         vector, pos = self._readouts.vector[first : self.joined], self._readouts.pos[first : self.joined]
-        at_input = self._pieces.pull_back_read(layer, vector, pos)[:, 0]
-        self._cotangent = torch.cat([self._cotangent, at_input]) if first else at_input
+        self._pieces.pull_back_read(layer, vector, pos, self._cotangents[first : self.joined])
         constants = self._local.pieces.read_constants[layer][pos]
         columns.bias[self._first_row + first : self._first_row + self.joined, layer] += (vector * constants).sum(-1)
 
     def arrive(self, columns: "_Columns") -> None:
         """At what enters the first block."""
-        local, length = self._local, self.length
-        columns.tokens[self.rows, :length] = torch.einsum("bpd,pd->bp", self._cotangent, local.token_vectors[:length])
+        local, length, cotangents = self._local, self.length, self._cotangents
+        columns.tokens[self.rows, :length] = torch.einsum("bpd,pd->bp", cotangents, local.token_vectors[:length])
         if local.position_vectors is not None:
             vectors = local.position_vectors[:length]
-            columns.positions[self.rows, :length] = torch.einsum("bpd,pd->bp", self._cotangent, vectors)
-        columns.bias[self.rows, 0] += self._cotangent.flatten(1) @ local.pieces.embedding_constant[:length].flatten()
+            columns.positions[self.rows, :length] = torch.einsum("bpd,pd->bp", cotangents, vectors)
+        columns.bias[self.rows, 0] += cotangents.flatten(1) @ local.pieces.embedding_constant[:length].flatten()
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +217,7 @@ class _Columns:
     def in_node_order(self, sweep: Sweep) -> Float[Tensor, "batch source"]:
         local, sources, masked = sweep.local, sweep.sources, list(sweep.local.prompt.masked)
         row = self.tokens.new_empty(len(self.tokens), len(sources))
-        row[:, sources.span(Kind.FEATURE)] = self.features[:, sweep.writes.column]
+        row[:, sources.span(Kind.FEATURE)] = self.features.index_select(1, sweep.writes.column)
         row[:, sources.span(Kind.MASKED)] = self.unexplained[:, :, masked].flatten(1)
         errors = row[:, sources.span(Kind.ERROR)].view(len(row), local.n_layers, local.n_pos)
         errors.copy_(self.unexplained)
@@ -220,24 +230,22 @@ class _Columns:
         return row
 
 
-def _prefixes(local: LocalReplacementModel) -> tuple[tuple[int, Pieces], ...]:
+def _prefixes(local: LocalReplacementModel, n_rows: int, memory_budget: int) -> tuple[tuple[int, Pieces], ...]:
     # A target reads nothing after its position, so early targets need only the prompt's beginning: half of the work.
     whole = (local.n_pos, local.pieces)
     causal = getattr(local.model.cfg, "attention_dir", "causal") == "causal"
     if not causal or local.hooked:
         return (whole,)
-    writes = [write.detach() for write in local.pieces.writes]
+    pass_bytes = PASS_TENSORS * local.n_layers * local.transcoder.d_model * local.activations.element_size()
     shorter = [
-        (length, cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], writes=writes))
-        for length in _lengths(local.n_pos)
+        (length, cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], longer=local.pieces))
+        for length in prefix_lengths(_work(local, n_rows), local.transcoder.d_model, memory_budget // pass_bytes)
     ]
     return (*shorter, whole)
 
 
-def _lengths(n_pos: int) -> list[int]:
-    if n_pos < 8:
-        return []
-    if n_pos <= 32:
-        return [n_pos * quarter // 4 for quarter in (1, 2, 3)]
-    steps = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144)
-    return list(steps[: bisect_right(steps, n_pos - 1)])
+def _work(local: LocalReplacementModel, n_rows: int) -> Float64[Tensor, " pos"]:
+    """How many of so many rows start at each position, each counted by the share of the layers below it."""
+    layer, pos, _ = local.features.cpu().unbind(1)
+    shares = (layer + 1).double() / local.n_layers * n_rows / max(1, len(layer))
+    return torch.zeros(local.n_pos, dtype=torch.float64).index_add_(0, pos, shares)

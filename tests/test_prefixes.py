@@ -1,0 +1,50 @@
+"""How a prompt is cut into prefixes, and what their passes share."""
+
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import models
+from tl_circuits import localize
+from tl_circuits.replacement import prefixes
+from tl_circuits.replacement.pieces import cut
+from tl_circuits.replacement.prefixes import prefix_lengths
+
+WIDE = 10**6
+
+
+def cost(work: list[float], lengths: tuple[int, ...], d_model: int) -> float:
+    ends = [*lengths, len(work)]
+    walked = sum(rows * min(end for end in ends if end > pos) for pos, rows in enumerate(work))
+    return walked + sum(prefixes.PASS / d_model**2 + prefixes.PASS_POSITION * length for length in lengths)
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=7))
+def test_the_lengths_cost_least_of_all(work: list[float]) -> None:
+    found = tuple(prefix_lengths(torch.tensor(work, dtype=torch.float64), 4000, WIDE))
+    every = [lengths for size in range(len(work)) for lengths in combinations(range(1, len(work)), size)]
+    assert cost(work, found, 4000) == pytest.approx(min(cost(work, lengths, 4000) for lengths in every))
+
+
+def test_no_more_passes_than_leave_room() -> None:
+    work = torch.full((2000,), 1000.0, dtype=torch.float64)
+    assert len(prefix_lengths(work, 4096, WIDE)) <= prefixes.MOST
+    assert sum(prefix_lengths(work, 4096, 3000)) <= 3000
+    assert prefix_lengths(work, 4096, 0) == []
+
+
+def test_a_shorter_pass_shares_patterns_and_weights_with_the_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_circuits.replacement.saved.LARGE", 1)
+    local = localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(9), masked_positions=(0,))
+    longer = local.pieces
+    shorter = cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:5], longer=longer)
+    tap = local.sites.patterns[0]
+    assert shorter.frozen[tap][0].untyped_storage().data_ptr() == longer.frozen[tap][0].untyped_storage().data_ptr()
+    alive = {kept().data_ptr() for seen in longer.saved._seen.values() for kept in seen if kept() is not None}
+    d_head_by_d_model = torch.Size([local.model.cfg.d_model, local.model.cfg.d_model])
+    mine = [kept() for kept in shorter.saved._seen[d_head_by_d_model] if kept() is not None]
+    assert mine
+    assert all(kept.data_ptr() in alive for kept in mine)
