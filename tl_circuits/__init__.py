@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tl_circuits.graph import GraphScores as GraphScores
     from tl_circuits.graph import TraceResults as TraceResults
     from tl_circuits.graph import load_graph as load_graph
+    from tl_circuits.intervention import FidelityReport as FidelityReport
+    from tl_circuits.intervention import evaluate as evaluate
     from tl_circuits.intervention import intervene as intervene
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.nodes import Intervention as Intervention
@@ -65,7 +67,7 @@ _ROOMS = {
         "TargetError",
     ),
     "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph"),
-    "intervention": ("intervene",),
+    "intervention": ("FidelityReport", "evaluate", "intervene"),
     "nodes": ("Feature", "Intervention"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),

@@ -36,15 +36,15 @@ def read_prompts(path: str | Path) -> list[Any]:
     return [parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def many(prompts: Any) -> list[Any]:
-    """The prompts one by one. Raises `PromptError` for what is one prompt, or none."""
+def many(prompts: Any, door: str = "trace_many", instead: str = ", or call trace") -> list[Any]:
+    """The prompts one by one. Raises `PromptError` for what is one prompt, or none, in the name of this door."""
     if isinstance(prompts, Path):
         return read_prompts(prompts)
     one = isinstance(prompts, str | bytes | dict) or (isinstance(prompts, Tensor) and prompts.ndim < 2)
     if one or not isinstance(prompts, Iterable):
         raise PromptError(
-            f"trace_many takes a list of prompts, or the pathlib.Path of a file of them; {prompts!r:.80} was given. "
-            "Put one prompt in brackets, or call trace."
+            f"{door} takes a list of prompts, or the pathlib.Path of a file of them; {prompts!r:.80} was given. "
+            f"Put one prompt in brackets{instead}."
         )
     found = list(prompts)
     if not found:

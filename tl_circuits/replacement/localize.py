@@ -134,12 +134,17 @@ def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
 def warn_of_doubts(model: Model, transcoder: CrossLayerTranscoder) -> None:
     """Warns once of a model in 16 bits, and of a transcoder that was trained on another model."""
     warn_of_low_precision(model)
+    warn_of_another_model(model, transcoder, stacklevel=4)
+
+
+def warn_of_another_model(model: Model, transcoder: CrossLayerTranscoder, *, stacklevel: int = 3) -> None:
+    """Warns once of a transcoder that was trained on another model."""
     name = model.cfg.model_name
     if transcoder.model_name is not None and _plain(transcoder.model_name) != _plain(str(name)):
         warn_once(
             f"This transcoder says it was trained on {transcoder.model_name!r}, but the model is {name!r}: its "
             "features may mean nothing here. The sizes agree, so tracing goes on.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 
@@ -235,17 +240,34 @@ def decoded(
 ) -> Float[Tensor, "layer pos d_model"]:
     """What these features write at every layer and position, without b_dec; each so many `times` where given."""
     written = activations.new_zeros(transcoder.n_layers, n_pos, transcoder.d_model)
-    for source, decoder in enumerate(transcoder.W_dec):
+    for source in range(transcoder.n_layers):
         here = (features[:, 0] == source).nonzero()[:, 0]
-        # In small slices, so that the gathered rows stay in the cache until they are added.
-        for part in here.split(512):
-            _, pos, index = features[part].unbind(1)
-            for step in range(decoder.shape[1]):
-                outgoing = transcoder.outgoing(activations[part], source, source + step, index)
-                outgoing = outgoing if times is None else outgoing * times[part]
-                rows = decoder[index.to(decoder.device), step].to(outgoing)
-                written[source + step].index_add_(0, pos, rows.mul_(outgoing[:, None]))
+        _, pos, index = features[here].unbind(1)
+        add_decoded(
+            written, transcoder, source, pos, index, activations[here], times=None if times is None else times[here]
+        )
     return written
+
+
+def add_decoded(
+    written: Float[Tensor, "layer pos d_model"],
+    transcoder: CrossLayerTranscoder,
+    source: int,
+    pos: Int64[Tensor, " feature"],
+    index: Int64[Tensor, " feature"],
+    activations: Float[Tensor, " feature"],
+    times: Float[Tensor, " feature"] | None = None,
+) -> None:
+    """Adds what these features of one layer write, there and above, to what is `written` already."""
+    decoder = transcoder.W_dec[source]
+    # In small slices, so that the gathered rows stay in the cache until they are added.
+    for at in range(0, len(index), 512):
+        part = slice(at, at + 512)
+        for step in range(decoder.shape[1]):
+            outgoing = transcoder.outgoing(activations[part], source, source + step, index[part])
+            outgoing = outgoing if times is None else outgoing * times[part]
+            rows = decoder[index[part].to(decoder.device), step].to(outgoing)
+            written[source + step].index_add_(0, pos[part], rows.mul_(outgoing[:, None]))
 
 
 def _active_features(
