@@ -3,19 +3,14 @@
 Model libraries are imported inside the commands, so that `--help` answers at once.
 """
 
-import io
 import json
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import tl_circuits
-from tl_circuits.errors import FileError, TLCircuitsError, TLCircuitsWarning
+from tl_circuits.errors import FileError
 from tl_circuits.options import (
     DEMO,
     AsJson,
@@ -37,13 +32,11 @@ from tl_circuits.options import (
     in_bytes,
     share,
 )
+from tl_circuits.terminal import check_place, make_folder, one_line, say, show, working
 
 if TYPE_CHECKING:
-    from tl_circuits.graph.report import Output, Report
-    from tl_circuits.graph.traced import TraceResults
+    from tl_circuits.graph.report import Output
     from tl_circuits.replacement import LocalReplacementModel
-    from tl_circuits.transcoder.catalogue import Catalogue
-    from tl_circuits.transcoder.conversion import Converted
 
 DEMO_PROMPT = "the capital of the state containing Dallas is"
 ANOTHER_PROMPT = "the bird of the state containing Oakland is"
@@ -85,7 +78,7 @@ def demo_command(
     Prints what the model says next, how well the graph explains it, the features that matter and what they fire on, and
     the strongest paths. No network is asked.
     """
-    with _working():
+    with working():
         import torch
 
         from tl_circuits.attribution import attribute
@@ -96,15 +89,15 @@ def demo_command(
 
         # Tiny operations gain nothing from a second thread, and lose much to it where the machine is busy.
         torch.set_num_threads(1)
-        _make_folder(out)
-        _say("loading the demo")
+        make_folder(out)
+        say("loading the demo")
         model, transcoder = load(DEMO, None)
         local = localize(model, transcoder, DEMO_PROMPT)
         graph = labelled(attribute(local), model, transcoder)
         files = {"graph": graph.save(out / "dallas.graph"), "json": out / "dallas.json"}
         graph.prune(*VIEWED).to_json(files["json"])
         report = Report(graph, _top_outputs(local), files, n_paths=10)
-    _show(report, as_json)
+    show(report, as_json)
     if not as_json:
         typer.echo(f"Next, another: tl-circuits trace --prompt {json.dumps(ANOTHER_PROMPT)}")
 
@@ -136,7 +129,7 @@ def trace_command(
 ) -> None:
     """Trace one prompt: which features lead from its tokens to what the model says next."""
     _check_choice(model, transcoder, variant, plt)
-    with _working():
+    with working():
         import torch
 
         from tl_circuits.attribution import attribute
@@ -146,8 +139,8 @@ def trace_command(
         from tl_circuits.zoo.named import load
 
         for path in (out, json_out):
-            _check_place(path)
-        _say(f"loading {model}")
+            check_place(path)
+        say(f"loading {model}")
         shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
         borrowed, found = load(
             model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
@@ -169,7 +162,7 @@ def trace_command(
             graph.to_json(json_out)
             files["json"] = json_out
         report = Report(graph, _top_outputs(local), files)
-    _show(report, as_json)
+    show(report, as_json)
 
 
 @app.command("trace-many")
@@ -199,7 +192,7 @@ def trace_many_command(
     prompts.
     """
     _check_choice(model, transcoder, variant, plt)
-    with _working():
+    with working():
         import torch
 
         from tl_circuits.attribution import trace_many
@@ -209,7 +202,7 @@ def trace_many_command(
 
         texts = read_prompts(prompts)
         with as_launched() as speaks:
-            _say(f"loading {model}")
+            say(f"loading {model}")
             shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
             borrowed, found = load(
                 model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
@@ -223,10 +216,51 @@ def trace_many_command(
             }
             results = trace_many(borrowed, found, texts, out, targets=target or None, overwrite=overwrite, **limits)
     if speaks:
-        _show(results, as_json)
+        show(results, as_json)
     if len(results) < results.n_prompts:
         typer.echo(f"tl-circuits: {results!r}: mend those prompts, or give the same command again.", err=True)
         raise typer.Exit(1)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    prompts: Annotated[
+        list[Path],
+        typer.Option("--prompts", help="A .txt file, one prompt a line, or .jsonl; repeatable, a set of prompts each."),
+    ],
+    model: ModelName = DEMO,
+    transcoder: TranscoderName = None,
+    variant: VariantName = None,
+    plt: Plt = False,
+    model_class: ClassName = ModelClass.bridge,
+    dtype: Dtype = Precision.float32,
+    each_layer: Annotated[
+        bool, typer.Option("--each-layer", help="Replace each MLP alone, too: a pass more for each layer.")
+    ] = False,
+    resamples: Annotated[int, typer.Option(help="How many samples of the prompts intervals are made from.")] = 1000,
+    level: Annotated[float, typer.Option(help="How often intervals are to hold.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="What the samples are drawn with.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Run at most so many prompts side by side.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how faithfully a transcoder stands for the MLPs of a model, and how sparsely, between floor and ceiling."""
+    _check_choice(model, transcoder, variant, plt)
+    with working():
+        import torch
+
+        from tl_circuits.attribution.prompts import read_sets
+        from tl_circuits.intervention import evaluate
+        from tl_circuits.zoo.named import load
+
+        sets = read_sets(prompts)
+        say(f"loading {model}")
+        shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
+        borrowed, found = load(
+            model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
+        )
+        drawn = {"resamples": resamples, "level": level, "seed": seed}
+        report = evaluate(borrowed, found, sets, each_layer=each_layer, batch_size=batch_size, **drawn)
+    show(report, as_json)
 
 
 @app.command("list")
@@ -239,19 +273,19 @@ def list_command(
 
     What is not known is shown as "?". Without --sizes no network is asked, and sizes are known of what was fetched.
     """
-    with _working():
+    with working():
         from tl_circuits.transcoder.catalogue import Catalogue
         from tl_circuits.transcoder.hub import NoAnswer
         from tl_circuits.transcoder.registry import nearest_models, releases
         from tl_circuits.transcoder.sizes import measure
 
-        _say("asking SAELens what it knows")
+        say("asking SAELens what it knows")
         found, known, ask = releases(model), {}, sizes
         for release in found:
             try:
                 known[release.name] = measure(release, ask=ask)
             except FileError as error:
-                typer.echo(f"warning: {_one_line(error)}", err=True)
+                typer.echo(f"warning: {one_line(error)}", err=True)
                 # Without a network, waiting for each of them in turn helps nobody.
                 ask = ask and not isinstance(error, NoAnswer)
         catalogue = Catalogue(found, known)
@@ -263,7 +297,7 @@ def list_command(
                 f"No transcoder for {model!r} is known by name{meant} are some for {names}. Others load from a "
                 "repository of the hub or a folder."
             )
-    _show(catalogue, as_json)
+    show(catalogue, as_json)
 
 
 @app.command("convert")
@@ -281,12 +315,12 @@ def convert_command(
 
     Transcoders by Dunefsky et al. are given as their folder of .pt files. No code that such files may hold is run.
     """
-    with _working():
+    with working():
         from tl_circuits.transcoder.conversion import convert
 
-        _say(f"converting {source}")
+        say(f"converting {source}")
         converted = convert(source, out, layout=to.value, variant=variant, overwrite=overwrite)
-    _show(converted, as_json)
+    show(converted, as_json)
 
 
 def main() -> None:
@@ -309,42 +343,6 @@ def _check_choice(model: str, transcoder: str | None, variant: str | None, plt: 
         )
 
 
-@contextmanager
-def _working() -> Iterator[None]:
-    """What libraries print meanwhile goes to standard error; an error of ours is one line there, and exit code 1."""
-    try:
-        with redirect_stdout(sys.stderr), warnings.catch_warnings():
-            warnings.filterwarnings("always", category=TLCircuitsWarning)
-            # Whoever asks for a HookedTransformer by name need not be told that TransformerLens 4 will drop it.
-            warnings.filterwarnings("ignore", message="HookedTransformer", category=DeprecationWarning)
-            warnings.showwarning = _in_one_line(warnings.showwarning)
-            yield
-    except TLCircuitsError as error:
-        typer.echo(f"tl-circuits: {_one_line(error)}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
-    def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
-        if issubclass(category, TLCircuitsWarning):
-            typer.echo(f"warning: {_one_line(message)}", err=True)
-        else:
-            otherwise(message, category, *where, **more)
-
-    return show
-
-
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        typer.echo(f"{_one_line(text)} ...", err=True)
-
-
-def _one_line(message: object) -> str:
-    from tl_circuits.graph.report import visible
-
-    return visible(" ".join(str(message).split()))
-
-
 def _top_outputs(local: "LocalReplacementModel") -> "tuple[Output, ...]":
     from tl_circuits.graph.report import Output
 
@@ -354,36 +352,6 @@ def _top_outputs(local: "LocalReplacementModel") -> "tuple[Output, ...]":
         Output(tokenizer.decode([token]), probability)
         for token, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True)
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(
-            f"'{folder}' is no folder to write into ({error.strerror}): give another with --out."
-        ) from error
-
-
-def _check_place(file: Path | None) -> None:
-    # Said before minutes of tracing, and not after them.
-    if file is not None and (file.expanduser().is_dir() or not file.expanduser().parent.is_dir()):
-        raise FileError(f"'{file}' cannot be written: give the name of a file in a folder that exists.")
-
-
-def _show(report: "Report | Catalogue | Converted | TraceResults", as_json: bool) -> None:
-    from rich.console import Console
-
-    if as_json:
-        typer.echo(json.dumps(report.to_dict(), allow_nan=False))
-    else:
-        # A token that the terminal's encoding lacks is written as an escape, not refused.
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")
-        console = Console(highlight=False)
-        with console.capture() as printed:
-            console.print(report)
-        typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 if __name__ == "__main__":

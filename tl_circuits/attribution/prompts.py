@@ -1,7 +1,7 @@
 """Many prompts: in a sequence, or in a file of one prompt a line."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,20 @@ def read_prompts(path: str | Path) -> list[Any]:
         raise FileError(f"'{path}' holds no prompts: write one a line.")
     parse = _from_json if path.suffix.lower() == ".jsonl" else _from_text
     return [parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def read_sets(paths: Sequence[str | Path]) -> dict[str, list[Any]]:
+    """The prompts of several files, by the names of these, without what follows the dot.
+
+    Raises `FileError` as `read_prompts` does, and where two files have one name.
+    """
+    names = [Path(path).stem for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise FileError(
+            f"Several files are called {twice[0]!r}, as their sets of prompts would be: rename all but one."
+        )
+    return {name: read_prompts(path) for name, path in zip(names, paths, strict=True)}
 
 
 def many(prompts: Any, door: str = "trace_many", instead: str = ", or call trace") -> list[Any]:
