@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import typer
 
 from tl_circuits.errors import FileError, TLCircuitsError, TLCircuitsWarning
 
 
+@runtime_checkable
 class Shown(Protocol):
     """What can be shown: rich prints it, and programs get its values."""
 
