@@ -36,9 +36,9 @@ class Reading:
     device_peak_mib: float = 0.0
 
 
-def measured(work: Callable[[], T]) -> tuple[T, Reading]:
-    """The result of some work, and what it took."""
-    peak_is_own = _forget_peak()
+def measured(work: Callable[[], T], *, warm: bool = False) -> tuple[T, Reading]:
+    """The result of some work, and what it took; `warm`: memory that was freed before is not given back first."""
+    peak_is_own = _forget_peak(give_back=not warm)
     start = resident_mib()
     _wait()
     if torch.cuda.is_available():
@@ -100,11 +100,12 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _forget_peak() -> bool:
+def _forget_peak(*, give_back: bool) -> bool:
     """Gives freed memory back, and has the system count the peak from here on. Linux only."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    if give_back:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -1,8 +1,9 @@
 """Traces a case from files in a process of its own, and writes what it took: `python -m benchmarks.ours CASE JOB OUT`.
 
-A job is a JSON object: keywords of `tlc.attribute` by name, and `device`, `tf32`, `graph` (a file to keep the graph
-in), `share` (whether to measure the feature phase by itself), `count` (its matrix products too) and `launches` (whether
-to count what runs on the device).
+A job is a JSON object: keywords of `tlc.attribute` by name, and `device`, `tf32`, `warm` (whether to trace once before
+what is measured, as is always done on other devices), `graph` (a file to keep the graph in), `share` (whether to
+measure the feature phase by itself), `count` (its matrix products too) and `launches` (whether to count what runs on
+the device).
 """
 
 import json
@@ -21,7 +22,7 @@ from benchmarks.gemm_share import feature_phase
 from benchmarks.measure import gemm_gflops, measured
 from tl_circuits.nodes import Kind
 
-NOT_OF_ATTRIBUTE = ("device", "tf32", "graph", "share", "count", "launches")
+NOT_OF_ATTRIBUTE = ("device", "tf32", "warm", "graph", "share", "count", "launches")
 
 
 def main(folder: Path, job: dict[str, Any], out: Path) -> None:
@@ -44,12 +45,13 @@ def main(folder: Path, job: dict[str, Any], out: Path) -> None:
         parts["localize_cpu_s"] = time.process_time() - start
         return tlc.attribute(local, progress=False, **keywords)
 
-    if device != "cpu":
-        # The first call pays for the device's start and for its kernels being loaded.
-        trace()
+    first = {}
+    if device != "cpu" or job.get("warm"):
+        # The first call pays for the device's start and its kernels, or for memory that the system hands out.
+        first = {"first": asdict(measured(trace)[1])}
     gemm = gemm_gflops(device)
-    graph, reading = measured(trace)
-    found = {"reading": asdict(reading) | parts, "gemm_gflops": gemm, "graph": about(graph)}
+    graph, reading = measured(trace, warm=bool(first))
+    found = {"reading": asdict(reading) | parts, "gemm_gflops": gemm, "graph": about(graph), **first}
     if job.get("share"):
         local = tlc.localize(model, transcoder, case.tokens.to(device), masked_positions=case.masked)
         found["feature_phase"] = feature_phase(local, device, count=bool(job.get("count")))

@@ -1,7 +1,8 @@
 """Runs circuit-tracer on a case from files, in its own Python, without our package: `python -m benchmarks.peer ...`.
 
-A job is a JSON object: `batch_size` (0: the peer's default), `max_feature_nodes`, `device`, `memory_gib`, `out` (a
-file for the rows it computed), `stride` and `rows`.
+A job is a JSON object: `batch_size` (0: the peer's default), `max_feature_nodes`, `device`, `memory_gib`, `warm`
+(whether to compute one batch before what is measured, as is always done on other devices), `out` (a file for the rows
+it computed), `stride` and `rows`.
 
 With a `stride`, only every n-th batch of features is timed, at least eight in all. The others cost nothing, and what
 the timed ones took is scaled to all of them: an estimate, in which everything else is measured. Where the peer
@@ -150,15 +151,24 @@ def main(folder: Path, job: dict[str, Any], out: Path) -> None:
     del weights
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     batch_size = job.get("batch_size") or inspect.signature(attribute).parameters["batch_size"].default
+    options = {"batch_size": batch_size, "max_feature_nodes": job.get("max_feature_nodes")}
+    warm = device.type != "cpu" or bool(job.get("warm"))
+    before = []
+    if warm:
+        one_batch = options | {"max_feature_nodes": batch_size}
+        before.append(measured(lambda: attribute(tokens.to(device), model, **one_batch))[1])
     batches = Batches(AttributionContext.compute_batch, job, batch_size, clock)
     if job.get("stride", 1) > 1:
         AttributionContext.compute_batch = lambda *given, **named: batches(*given, **named)
-    options = {"batch_size": batch_size, "max_feature_nodes": job.get("max_feature_nodes")}
-    if device.type != "cpu":
-        attribute(tokens.to(device), model, batch_size=batch_size, max_feature_nodes=batch_size)
-    graph, reading = measured(lambda: attribute(tokens.to(device), model, **options))
+    graph, reading = measured(lambda: attribute(tokens.to(device), model, **options), warm=warm)
     total = reading.cpu_s if device.type == "cpu" else reading.wall_s
-    found = asdict(reading) | {"batch_size": batch_size, "torch": torch.__version__, "seconds": total}
+    # Memory counts from before the first batch: what it left behind was taken for this work too.
+    above = max(one.peak_mib for one in (*before, reading)) - (*before, reading)[0].start_mib
+    found = (
+        asdict(reading)
+        | {"above_mib": above}
+        | {"batch_size": batch_size, "torch": torch.__version__, "seconds": total}
+    )
     found |= {"features": len(graph.active_features), "batches": batches.n_batches, "computed": batches.n_computed}
     if batches.n_batches:
         rest = total - batches.aside_s - batches.computed_s

@@ -62,7 +62,9 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
             f"batch size tried (of {_listed(sizes) or 'none'}); *est.*: measured on batches of features at even "
             "strides and scaled to all. Memory is the peak above the weights. Edges differ at most by as much, of a "
             "largest edge of the size that follows. Runs are ours and the peer's. Versions, batch sizes and all "
-            "timings stand in `benchmarks/results`, the scripts beside them."
+            "timings stand in `benchmarks/results`, the scripts beside them. Each process traces once before it is "
+            "timed (the peer one batch), because memory that the system first hands out takes time; what our first "
+            "trace took is in the files."
         )
     )
 

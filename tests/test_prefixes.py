@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests import models
 from tl_circuits import localize
 from tl_circuits.replacement import prefixes
+from tl_circuits.replacement.layouts import LaidOutOnce
 from tl_circuits.replacement.pieces import cut
 from tl_circuits.replacement.prefixes import prefix_lengths
 
@@ -36,15 +37,21 @@ def test_no_more_passes_than_leave_room() -> None:
     assert prefix_lengths(work, 4096, 0) == []
 
 
-def test_a_shorter_pass_shares_patterns_and_weights_with_the_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_circuits.replacement.saved.LARGE", 1)
+def test_a_shorter_pass_shares_its_patterns_with_the_longer_one() -> None:
     local = localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(9), masked_positions=(0,))
-    longer = local.pieces
-    shorter = cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:5], longer=longer)
+    shorter = cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:5], longer=local.pieces)
     tap = local.sites.patterns[0]
-    assert shorter.frozen[tap][0].untyped_storage().data_ptr() == longer.frozen[tap][0].untyped_storage().data_ptr()
-    alive = {kept().data_ptr() for seen in longer.saved._seen.values() for kept in seen if kept() is not None}
-    d_head_by_d_model = torch.Size([local.model.cfg.d_model, local.model.cfg.d_model])
-    mine = [kept() for kept in shorter.saved._seen[d_head_by_d_model] if kept() is not None]
-    assert mine
-    assert all(kept.data_ptr() in alive for kept in mine)
+    one, other = (pieces.frozen[tap][0].untyped_storage() for pieces in (shorter, local.pieces))
+    assert one.data_ptr() == other.data_ptr()
+
+
+@pytest.mark.parametrize("model_class", ["hooked", "bridge"])
+def test_weights_are_laid_out_once_and_the_model_says_the_same(model_class: str) -> None:
+    model, tokens = models.model_of("gpt2", model_class), torch.arange(9)[None]
+    said = model(tokens)
+    with LaidOutOnce() as once:
+        assert torch.equal(model(tokens), said)
+        made = dict(once._made)
+        assert torch.equal(model(tokens), said)
+    assert once._made == made
+    assert len(made) >= (4 * model.cfg.n_layers if model_class == "hooked" else 0)

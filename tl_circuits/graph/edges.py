@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tl_circuits.errors import GraphError
 
-
 BLOCK_EDGES = 2**17
 """Edges that are summed at a time."""
 

@@ -223,7 +223,8 @@ def put_back(local: LocalReplacementModel, taps: Iterable[Tap]) -> dict[Tap, Cal
 
     def hold(values: Iterator[Tensor]) -> Callable[[Tensor], Tensor]:
         def put(value: Tensor) -> Tensor:
-            held = next(values, value)
+            # An MLP that is idle has no positions, and the norms after it none to scale.
+            held = next(values, value)[:, : value.shape[1]]
             return held if len(held) == len(value) else held.expand(len(value), *held.shape[1:])
 
         return put

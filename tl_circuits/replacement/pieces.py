@@ -17,7 +17,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError
-from tl_circuits.replacement.saved import Saved
 from tl_circuits.sites import Model, Sites, Tap, has_user_hooks, installed
 from tl_circuits.transcoder import CrossLayerTranscoder
 
@@ -37,7 +36,7 @@ class Pieces:
     without the transcoder's linear skip, which stays in the graph. `reads[l]` is what the transcoder reads, and
     `reads[n_layers]`, in a whole pass, what the unembedding reads. `gathered[l]`, where the pass is cut there, is what
     attention brought to each position, as it depends on the block's input, and the leaf that goes on in its place.
-    `frozen` holds the patterns and denominators, `saved` what autograd keeps.
+    `frozen` holds the patterns and denominators.
     """
 
     block_in: tuple[Tensor, ...]
@@ -48,7 +47,6 @@ class Pieces:
     embed: Tensor
     pos_embed: Tensor | None
     frozen: dict[Tap, list[Tensor]]
-    saved: Saved
     logits: Float[Tensor, "pos d_vocab"] | None
 
     def pull_back_read(
@@ -58,7 +56,7 @@ class Pieces:
         pos: Int64[Tensor, " batch"],
         at_input: Float[Tensor, "batch pos d_model"],
     ) -> None:
-        """Fills in the gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input or, last, the last residual."""
+        """Fills in the gradient of ⟨vector_b, read of `layer` at pos_b⟩ at the block's input (or the last residual)."""
         read, leaf = self.reads[layer], self.block_in[layer]
         gathered = self.gathered[layer] if layer < len(self.gathered) else None
         if gathered is None:
@@ -149,12 +147,7 @@ def cut(
     """
     # The user's own hooks may move things between positions anywhere.
     recorder = _Recorder(sites, transcoder, len(tokens), longer, cut_gathered=not has_user_hooks(model))
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        recorder.saved.recorded(),
-        installed(model, recorder.functions()),
-    ):
+    with torch.inference_mode(False), torch.enable_grad(), installed(model, recorder.functions()):
         # Cloning makes a normal tensor of tokens that were made in inference mode.
         batch = tokens.clone()[None]
         out = model(batch) if longer is None else model(batch, stop_at_layer=sites.n_layers)
@@ -162,14 +155,14 @@ def cut(
 
 
 def idle(read: Callable[[Tensor], Tensor | None] | None = None) -> Callable[[Tensor], Tensor]:
-    """After `read`, if any, has seen it, leaves an MLP whose write is replaced one position to work on, not all."""
+    """After `read`, if any, has seen it, leaves an MLP whose write is replaced no position to work on."""
 
-    def leave_one(value: Tensor) -> Tensor:
+    def leave_none(value: Tensor) -> Tensor:
         if read is not None:
             read(value)
-        return value[:, :1]
+        return value[:, :0]
 
-    return leave_one
+    return leave_none
 
 
 class _Recorder:
@@ -186,7 +179,6 @@ class _Recorder:
     ) -> None:
         self._sites, self._transcoder, self._n_pos, self._longer = sites, transcoder, n_pos, longer
         self._cut_gathered = cut_gathered
-        self.saved = Saved(None if longer is None else longer.saved)
         self._seen: dict[tuple[str, int], Tensor] = {}
         self._leaves: dict[tuple[str, int], Tensor] = {}
         self._gathered: dict[int, Gathered] = {}
@@ -236,7 +228,6 @@ class _Recorder:
             embed=working(self._seen["embed", 0]),
             pos_embed=None if pos_embed is None else working(pos_embed).expand_as(self._seen["embed", 0]),
             frozen=self._frozen,
-            saved=self.saved,
             logits=logits,
         )
 

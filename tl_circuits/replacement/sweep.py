@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.nodes import Kind, Nodes, lay_out
+from tl_circuits.replacement.layouts import LaidOutOnce
 from tl_circuits.replacement.localize import LocalReplacementModel
 from tl_circuits.replacement.pieces import Pieces, cut
 from tl_circuits.replacement.prefixes import prefix_lengths
@@ -55,7 +56,7 @@ class Sweep:
     def of(
         cls, local: LocalReplacementModel, *, n_rows: int | None = None, memory_budget: int | None = None
     ) -> "Sweep":
-        """Lays out the columns, cuts prefixes for so many rows (default: all), gathers what is written if it is little."""
+        """Lays out the columns, cuts prefixes for so many rows (default: all), gathers what is written if it fits."""
         budget = MEMORY_BUDGET if memory_budget is None else memory_budget
         sources = lay_out(
             local.features.cpu(),
@@ -237,11 +238,14 @@ def _prefixes(local: LocalReplacementModel, n_rows: int, memory_budget: int) -> 
     if not causal or local.hooked:
         return (whole,)
     pass_bytes = PASS_TENSORS * local.n_layers * local.transcoder.d_model * local.activations.element_size()
-    shorter = [
-        (length, cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], longer=local.pieces))
-        for length in prefix_lengths(_work(local, n_rows), local.transcoder.d_model, memory_budget // pass_bytes)
-    ]
+    lengths = prefix_lengths(_work(local, n_rows), local.transcoder.d_model, memory_budget // pass_bytes)
+    with LaidOutOnce():
+        shorter = [(length, _cut_short(local, length)) for length in lengths]
     return (*shorter, whole)
+
+
+def _cut_short(local: LocalReplacementModel, length: int) -> Pieces:
+    return cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], longer=local.pieces)
 
 
 def _work(local: LocalReplacementModel, n_rows: int) -> Float64[Tensor, " pos"]:
