@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tl_circuits.graph import load_graph as load_graph
     from tl_circuits.intervention import FidelityReport as FidelityReport
     from tl_circuits.intervention import evaluate as evaluate
+    from tl_circuits.intervention import generate as generate
     from tl_circuits.intervention import intervene as intervene
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.nodes import Intervention as Intervention
@@ -67,7 +68,7 @@ _ROOMS = {
         "TargetError",
     ),
     "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph"),
-    "intervention": ("FidelityReport", "evaluate", "intervene"),
+    "intervention": ("FidelityReport", "evaluate", "generate", "intervene"),
     "nodes": ("Feature", "Intervention"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import SettingError
@@ -24,17 +24,31 @@ class Edits:
     n_cases: int
 
     @classmethod
-    def of(cls, local: LocalReplacementModel, cases: Sequence[Sequence[Intervention]], layers: range) -> "Edits":
-        """The edits that these lists of interventions come to. Raises `SettingError` as `intervene` says."""
+    def of(
+        cls, local: LocalReplacementModel, cases: Sequence[Sequence[Intervention]], layers: range, n_new: int = 0
+    ) -> "Edits":
+        """The edits that these lists of interventions come to, where so many new tokens are read after the prompt.
+
+        Raises `SettingError` as `intervene` says.
+        """
         rows, affine = [], []
         for case, interventions in enumerate(cases):
-            for feature, intervention in _placed(local, interventions, layers).items():
+            for feature, intervention in _placed(local, interventions, layers, n_new).items():
                 rows.append((case, *feature))
                 affine.append(intervention.affine)
         like = local.activations
         factor, offset = like.new_tensor(affine).reshape(-1, 2).unbind(1)
         places = torch.tensor(rows, dtype=torch.int64, device=like.device).reshape(-1, 4)
         return cls(places, factor, offset, len(cases))
+
+    @property
+    def moving(self) -> Bool[Tensor, " edit"]:
+        """Which of them change anything, whatever the activation is."""
+        return (self.factor != 1) | (self.offset != 0)
+
+    def where(self, kept: Bool[Tensor, " edit"]) -> "Edits":
+        """Some of them."""
+        return Edits(self.places[kept], self.factor[kept], self.offset[kept], self.n_cases)
 
     def of_cases(self, cases: Sequence[int]) -> "Edits":
         """The edits of some of the cases, which are counted from 0 again."""
@@ -81,7 +95,7 @@ def _keys(local: LocalReplacementModel, features: Int64[Tensor, "_ 3"]) -> Int64
 
 
 def _placed(
-    local: LocalReplacementModel, interventions: Iterable[Intervention], layers: range
+    local: LocalReplacementModel, interventions: Iterable[Intervention], layers: range, n_new: int
 ) -> dict[Feature, Intervention]:
     placed: dict[Feature, Intervention] = {}
     for intervention in interventions:
@@ -89,7 +103,7 @@ def _placed(
         mine = {
             feature._replace(pos=pos): intervention
             for feature in features
-            for pos in _positions(local, feature if intervention.positions is None else intervention.positions)
+            for pos in _positions(local, feature if intervention.positions is None else intervention.positions, n_new)
         }
         for feature in placed.keys() & mine.keys():
             other = placed[feature]
@@ -129,10 +143,10 @@ def _checked(local: LocalReplacementModel, feature: Feature, layers: range) -> F
     return Feature(layer, feature.pos, index)
 
 
-def _positions(local: LocalReplacementModel, given: Any) -> list[int]:
+def _positions(local: LocalReplacementModel, given: Any, n_new: int) -> list[int]:
     n_pos, masked = local.n_pos, local.prompt.masked
     if isinstance(given, slice):
-        return _sliced(local, given)
+        return _sliced(local, given, n_new)
     # A feature comes with its own position, which is one number.
     several = [given.pos] if isinstance(given, Feature) else given
     several = several.tolist() if isinstance(several, Tensor) else several
@@ -147,34 +161,43 @@ def _positions(local: LocalReplacementModel, given: Any) -> list[int]:
     found = []
     for pos in numbers:
         assert pos is not None
-        if not -n_pos <= pos < n_pos:
+        if not -n_pos <= pos < n_pos + n_new:
             raise SettingError(
-                f"Position {pos} lies outside the prompt of {n_pos} tokens: use 0 to {n_pos - 1}, or negative ones."
+                f"Position {pos} lies outside {_what_is_read(local, n_new)}: use 0 to {n_pos + n_new - 1}, or negative "
+                "ones."
             )
-        if pos % n_pos in masked:
+        absolute = pos + n_pos if pos < 0 else pos
+        if absolute in masked:
             raise SettingError(
                 f"Position {pos} is masked on this prompt ({local.prompt.masked_why}), so there are no features there: "
                 "localize with masked_positions=() to act there too."
             )
-        found.append(pos % n_pos)
+        found.append(absolute)
     return found
 
 
-def _sliced(local: LocalReplacementModel, given: slice) -> list[int]:
-    n_pos = local.n_pos
+def _sliced(local: LocalReplacementModel, given: slice, n_new: int) -> list[int]:
+    n_pos, stop = local.n_pos, local.n_pos + n_new
     bounds = [given.start, given.stop, given.step]
     if any(bound is not None and whole(bound) is None for bound in bounds) or given.step == 0:
         raise SettingError(f"{given} is no slice of a prompt: give whole numbers, and a step that is not 0.")
-    beyond = [bound for bound in bounds[:2] if bound is not None and not -n_pos <= bound <= n_pos]
+    beyond = [bound for bound in bounds[:2] if bound is not None and not -n_pos <= bound <= stop]
     if beyond:
         raise SettingError(
-            f"{given} reaches {beyond[0]}, outside the prompt of {n_pos} tokens: use bounds from {-n_pos} to {n_pos}, "
+            f"{given} reaches {beyond[0]}, outside {_what_is_read(local, n_new)}: use bounds from {-n_pos} to {stop}, "
             "or None for its ends."
         )
-    found = [pos for pos in range(n_pos)[given] if pos not in local.prompt.masked]
+    # Negative bounds count from the end of the prompt, whatever comes after it.
+    first, last = (bound + n_pos if bound is not None and bound < 0 else bound for bound in bounds[:2])
+    found = [pos for pos in range(stop)[first : last : given.step] if pos not in local.prompt.masked]
     if not found:
         raise SettingError(
-            f"{given} holds no position of the prompt of {n_pos} tokens, of which {list(local.prompt.masked)} are "
+            f"{given} holds no position of {_what_is_read(local, n_new)}, of which {list(local.prompt.masked)} are "
             "masked: give one that does."
         )
     return found
+
+
+def _what_is_read(local: LocalReplacementModel, n_new: int) -> str:
+    new = f" and the {n_new} new ones that are read (the last is not)" if n_new else ""
+    return f"the prompt of {local.n_pos} tokens{new}"

@@ -6,6 +6,8 @@ Ameisen et al. 2025, "Validating Attribution Graph Hypotheses with Interventions
 from collections.abc import Sequence
 from typing import Any, get_args, overload
 
+from torch import Tensor
+
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import whole
 from tl_circuits.intervention.edits import Edits
@@ -62,10 +64,10 @@ def intervene(
     different interventions on one feature at one position; `FitError` where the model's hooks are not those under which
     it was localized.
     """
-    way = _way(local, layers, attention, mode)
+    way = as_way(local, layers, attention, mode)
     check_unhooked_since(local)
     refuse_replaced(local.model)
-    several, cases = _cases(interventions)
+    several, cases = as_cases(interventions)
     found = _run(local, cases, way)
     return found if several else found[0]
 
@@ -79,20 +81,27 @@ def _run(local: LocalReplacementModel, cases: list[tuple[Intervention, ...]], wa
     for start in range(0, len(changed), size):
         batch = changed[start : start + size]
         outcome = run(local, edits.of_cases(batch), way)
-        for row in (~outcome.logits.isfinite().flatten(1).all(1)).nonzero().flatten().tolist():
-            said = "; ".join(map(str, cases[batch[row]]))
-            largest = local.activations.abs().max() if len(local.activations) else 0.0
-            raise SettingError(
-                f"The logits after {said:.160} are not finite: {outcome.logits.dtype} overflows. The largest "
-                f"activation on this prompt is {float(largest):.3g}; set features to that order."
-            )
+        for row, case in enumerate(batch):
+            refuse_overflow(local, outcome.logits[row], cases[case])
         outcomes |= {case: (outcome, row) for row, case in enumerate(batch)}
     silent = edits.places[before == 0].tolist()
     inactive = [tuple(Feature(*place) for owner, *place in silent if owner == case) for case in range(len(cases))]
     return [result_of(local, done, way, *outcomes[case], inactive[case]) for case, done in enumerate(cases)]
 
 
-def _way(local: LocalReplacementModel, layers: Any, attention: Any, mode: Any) -> Way:
+def refuse_overflow(local: LocalReplacementModel, logits: Tensor, done: Sequence[Intervention]) -> None:
+    """Raises `SettingError` where logits after interventions are not finite."""
+    if not bool(logits.isfinite().all()):
+        said = "; ".join(map(str, done))
+        largest = local.activations.abs().max() if len(local.activations) else 0.0
+        raise SettingError(
+            f"The logits after {said:.160} are not finite: {logits.dtype} overflows. The largest activation on this "
+            f"prompt is {float(largest):.3g}; set features to that order."
+        )
+
+
+def as_way(local: LocalReplacementModel, layers: Any, attention: Any, mode: Any) -> Way:
+    """How to intervene, as it was asked for. Raises `SettingError` as `intervene` says."""
     if not isinstance(local, LocalReplacementModel):
         raise SettingError(
             f"{type(local).__name__} is no local replacement model: give tlc.localize(model, clt, prompt)."
@@ -124,7 +133,7 @@ def _range(local: LocalReplacementModel, layers: Any) -> range:
             )
 
 
-def _cases(given: Any) -> tuple[bool, list[tuple[Intervention, ...]]]:
+def as_cases(given: Any) -> tuple[bool, list[tuple[Intervention, ...]]]:
     """Whether several cases were given, and each as its interventions."""
     if isinstance(given, Intervention):
         return False, [(given,)]

@@ -8,9 +8,12 @@ of circuit-tracer's `feature_intervention`, whose values are absolute (`Interven
     constrained_layers=range(a, b + 1)                 mode="constrained", layers=(a, b)
     freeze_attention=True, no constrained_layers       mode="added", attention="frozen"
     freeze_attention=False, no constrained_layers      mode="added", attention="free"
+
+Tokens that follow the prompt run freely, as in its `feature_intervention_generate`: nothing of theirs is held, and what
+is edited there is added to what the MLPs write.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -84,11 +87,12 @@ def batch_size(local: LocalReplacementModel) -> int:
     return max(1, BATCH_NUMBERS // (local.n_pos * widest))
 
 
-def run(local: LocalReplacementModel, edits: Edits, way: Way) -> Outcome:
-    """One pass of all cases side by side."""
-    running = _Pass(local, edits, way)
+def run(local: LocalReplacementModel, edits: Edits, way: Way, new: Sequence[int] = ()) -> Outcome:
+    """One pass of all cases side by side, with these new tokens after the prompt, which run freely."""
+    running = _Pass(local, edits, way, len(new))
+    tokens = torch.cat([local.prompt.tokens, local.prompt.tokens.new_tensor(new)])
     with torch.inference_mode(False), torch.no_grad(), installed(local.model, running.functions()):
-        logits = local.model(local.prompt.tokens.expand(edits.n_cases, -1).clone())
+        logits = local.model(tokens.expand(edits.n_cases, -1).clone())
     rows, values = (torch.cat(parts) for parts in zip(*running.seen, strict=True))
     return Outcome(logits.detach(), rows, *values.unbind(1))
 
@@ -96,22 +100,24 @@ def run(local: LocalReplacementModel, edits: Edits, way: Way) -> Outcome:
 class _Pass:
     """What a pass has read and is to write. `written` is what the edits change of each layer's write."""
 
-    def __init__(self, local: LocalReplacementModel, edits: Edits, way: Way) -> None:
+    def __init__(self, local: LocalReplacementModel, edits: Edits, way: Way, n_new: int) -> None:
         self._local, self._edits, self._way = local, edits, way
-        self._cells = edits.n_cases * local.n_pos
+        self._n_pos, self._n_new = local.n_pos + n_new, n_new
+        self._cells = edits.n_cases * self._n_pos
         self._reads: dict[int, Tensor] = {}
         self._written = local.activations.new_zeros(local.n_layers, self._cells, local.transcoder.d_model)
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def functions(self) -> dict[Tap, Callable[[Tensor], Tensor | None]]:
         """What to call at each tap."""
-        functions = put_back(self._local, self._way.held(self._local))
+        held = put_back(self._local, self._way.held(self._local))
+        functions = {tap: self._over_prompt(put) for tap, put in held.items()} if self._n_new else held
         for site in self._local.sites.sites:
             functions[site.read] = self._read(site.layer)
             if site.layer in self._way.layers:
                 functions[site.write] = self._write(site.layer)
                 # Hooks of the user's own may need all that the MLP computes.
-                if self._way.replaces and not self._local.hooked:
+                if self._way.replaces and not self._local.hooked and not self._n_new:
                     functions[site.mlp_in] = idle(functions.get(site.mlp_in))
         return functions
 
@@ -120,14 +126,33 @@ class _Pass:
             self._reads[layer] = x
             clean_preactivations, clean = self._encoded(self._local.pieces.reads[layer], layer)
             preactivations, activations = self._encoded(x, layer)
-            clean = clean.expand_as(activations)
+            clean = self._then(clean, activations)
+            clean_preactivations = self._then(clean_preactivations, preactivations)
             edited = self._edits.applied(activations if self._way.re_encodes else clean, layer)
             if layer in self._way.layers:
                 self._change_writes(activations if self._way.mode == "added" else clean, edited, layer)
             shown = self._edits.put(edited, activations, layer)
-            self._keep(layer, (clean, shown, clean_preactivations.expand_as(shown), preactivations))
+            self._keep(layer, (clean, shown, clean_preactivations, preactivations))
 
         return encode
+
+    def _then(self, clean: Tensor, now: Tensor) -> Tensor:
+        """Values on the prompt's own pass, and after the prompt those of this one: there is no other to hold to."""
+        clean = clean.expand(len(now), *clean.shape[1:])
+        return torch.cat([clean, now[:, self._local.n_pos :]], dim=1) if self._n_new else clean
+
+    def _over_prompt(self, put: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:
+        """Holds what is of the prompt. Later tokens stand after it in every dimension that counts tokens."""
+
+        def hold(value: Tensor) -> Tensor | None:
+            held = put(value)
+            if held is None or held.shape == value.shape:
+                return held
+            mixed = value.clone()
+            mixed[tuple(map(slice, held.shape))] = held
+            return mixed
+
+        return hold
 
     def _encoded(self, x: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         preactivations = self._local.transcoder.preactivations(working(x), layer)
@@ -140,7 +165,7 @@ class _Pass:
         at = case, pos, index = (new != old).nonzero(as_tuple=True)
         if not len(case):
             return
-        cell = case * self._local.n_pos + pos
+        cell = case * self._n_pos + pos
         features = torch.stack([torch.full_like(cell, layer), cell, index], dim=1)
         # A shift makes writes affine, so both states are decoded, and not their difference.
         both, signs = torch.cat([new[at], old[at]]), torch.ones_like(new[at])
@@ -150,12 +175,13 @@ class _Pass:
 
     def _write(self, layer: int) -> Callable[[Tensor], Tensor]:
         def put(value: Tensor) -> Tensor:
-            change = self._written[layer].view(self._edits.n_cases, self._local.n_pos, -1)
+            change, n_prompt = self._written[layer].view(self._edits.n_cases, self._n_pos, -1), self._local.n_pos
             if not self._way.replaces:
                 return value + change.to(value)
-            constant = self._local.pieces.writes[layer].detach() + change.to(value)
-            skip = self._local.transcoder.skip(self._reads[layer], layer)
-            return constant if skip is None else constant + skip.to(value)
+            constant = self._local.pieces.writes[layer].detach() + change[:, :n_prompt].to(value)
+            skip = self._local.transcoder.skip(self._reads[layer][:, :n_prompt], layer)
+            held = constant if skip is None else constant + skip.to(value)
+            return torch.cat([held, (value + change.to(value))[:, n_prompt:]], dim=1) if self._n_new else held
 
         return put
 
