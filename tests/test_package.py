@@ -25,6 +25,7 @@ PUBLIC = [
     "AttributionGraph",
     "BatchTopK",
     "CrossLayerTranscoder",
+    "FaithfulnessReport",
     "Feature",
     "FidelityReport",
     "FileError",
@@ -50,6 +51,7 @@ PUBLIC = [
     "attribute",
     "demo",
     "evaluate",
+    "faithfulness",
     "intervene",
     "load_graph",
     "load_transcoder",
@@ -62,6 +64,7 @@ PUBLIC = [
     "trace",
     "trace_many",
     "train",
+    "validate",
 ]
 
 

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from tl_circuits.graph import GraphScores as GraphScores
     from tl_circuits.graph import TraceResults as TraceResults
     from tl_circuits.graph import load_graph as load_graph
+    from tl_circuits.intervention import FaithfulnessReport as FaithfulnessReport
     from tl_circuits.intervention import FidelityReport as FidelityReport
     from tl_circuits.intervention import evaluate as evaluate
+    from tl_circuits.intervention import faithfulness as faithfulness
     from tl_circuits.intervention import generate as generate
     from tl_circuits.intervention import intervene as intervene
+    from tl_circuits.intervention import validate as validate
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.nodes import Intervention as Intervention
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
@@ -68,7 +71,15 @@ _ROOMS = {
         "TargetError",
     ),
     "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph"),
-    "intervention": ("FidelityReport", "evaluate", "generate", "intervene"),
+    "intervention": (
+        "FaithfulnessReport",
+        "FidelityReport",
+        "evaluate",
+        "faithfulness",
+        "generate",
+        "intervene",
+        "validate",
+    ),
     "nodes": ("Feature", "Intervention"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),

@@ -25,12 +25,18 @@ REACH = 2
 """The paper holds the layers [i, i + 2] of an ablated feature of layer i."""
 
 
+ROUNDING = 64
+"""What differs by no more than so many units of rounding, on the scale of its largest, is the same: a pass of another
+batch size rounds otherwise, and ranks would be those of the rounding."""
+
+
 class Held(Enum):
     """The layers that constrained patching holds, for a feature of layer i of n.
 
-    - PAPER: [i, i + 2], but never the last layer too while i lies below it: on a shallow model nothing would run on, and
-      the effect would be the direct edge, which is nearly bound to be there.
-    - ALL: every layer. What is left is the direct effect, and what norms and attention's values make of it.
+    - PAPER: [i, i + 2], but never the last layer too while i lies below it: on a shallow model nothing would run on,
+      and the effect would be the direct one, which is no test of anything that the graph says of paths.
+    - ALL: every layer. What is left is the direct effect, with norms running. With norms held too
+      (`intervene(mode="direct")`) it is the graph's edge exactly.
     - OWN: [i]. All MLPs above are the model's own: what the feature writes itself above i is left to them.
     """
 
@@ -53,10 +59,12 @@ class Held(Enum):
 class Readout:
     """Tokens whose logits are watched: the graph's targets, and the two likeliest at the first target's position.
 
-    `pos`, `token`: of each target. `of_mean`: whether the vocabulary's mean is taken off, as graphs do.
+    `at`: the positions that are watched; what the verbs take are logits at these. `row`, `token`: of each target, its
+    place among them and its id. `rivals`: the two likeliest.
     """
 
-    pos: Int64[Tensor, " target"]
+    at: Int64[Tensor, " watched"]
+    row: Int64[Tensor, " target"]
     token: Int64[Tensor, " target"]
     rivals: tuple[int, int]
 
@@ -69,26 +77,31 @@ class Readout:
         if bool(strange.any()):
             label = graph.target_labels[int(strange.nonzero()[0])]
             raise TargetError(
-                f"The target {label!r} is no token's logit, so no effect on it can be read off the model's output: trace "
-                "with tokens as targets."
+                f"The target {label!r} is no token's logit, so no effect on it can be read off the model's output: "
+                "trace with tokens as targets."
             )
         first, second = local.logits[int(pos[0])].topk(2).indices.tolist()
-        return cls(pos, token, (first, second))
+        at, row = pos.unique(return_inverse=True)
+        return cls(at, row, token, (first, second))
+
+    @property
+    def first_pos(self) -> int:
+        """The position of the first target."""
+        return int(self.at[self.row[0]])
 
     def values(self, logits: Tensor) -> Float64[Tensor, " target"]:
         """The centred logit of each target."""
-        rows = logits[self.pos.to(logits.device)].to(torch.float64)
-        return (rows.gather(1, self.token[:, None].to(rows.device))[:, 0] - rows.mean(-1)).cpu()
+        rows = logits.cpu().to(torch.float64)[self.row]
+        return rows.gather(1, self.token[:, None])[:, 0] - rows.mean(-1)
 
     def difference(self, logits: Tensor) -> float:
         """The logit of the likeliest token less that of the second, at the first target's position."""
-        row = logits[int(self.pos[0])].to(torch.float64)
+        row = logits[int(self.row[0])].to(torch.float64)
         return float(row[self.rivals[0]] - row[self.rivals[1]])
 
     def divergence(self, before: Tensor, after: Tensor) -> float:
         """KL(before ‖ after) of the next token, its mean over the targets' positions."""
-        rows = self.pos.unique().to(before.device)
-        p, q = (logits[rows].to(torch.float64).log_softmax(-1) for logits in (before, after))
+        p, q = (logits.to(torch.float64).log_softmax(-1) for logits in (before, after))
         return float((p.exp() * (p - q)).sum(-1).clamp(min=0).mean())
 
 
@@ -140,21 +153,31 @@ class Ablating:
         for _ in self.effects(features, held):
             pass
         keys = [(feature, held.layers(feature.layer, self.local.n_layers)) for feature in features]
-        n_features, n_targets = len(self.local.features), len(self.readout.pos)
+        n_features, n_targets = len(self.local.features), len(self.readout.token)
         empty = [torch.zeros(n, 0, dtype=torch.float64) for n in (1, n_targets, 1, n_features, n_features)]
         columns = zip(*(self._known[key] for key in keys), strict=True)
         parts = [torch.stack(column, dim=1) for column in columns] if keys else empty
         return Ablations(tuple(features), held, parts[0][0], parts[1], parts[2][0], parts[3], parts[4])
 
     def _read(self, result: InterventionResult) -> tuple[Tensor, ...]:
-        before, after, readout, changes = result.logits_before, result.logits, self.readout, result.changes
+        readout, changes = self.readout, result.changes
+        before = result.logits_before[readout.at]
+        after = before + _beyond_rounding(result.logits[readout.at] - before, before)
         # Features that were active, which are the prompt's own, in their order.
         own = changes.before != 0
         moved = changes.preactivations_after - changes.preactivations_before
+        moved = _beyond_rounding(moved[own], changes.preactivations_before[own])
         return (
             torch.tensor([readout.divergence(before, after)], dtype=torch.float64),
             readout.values(after) - readout.values(before),
             torch.tensor([readout.difference(after) - readout.difference(before)], dtype=torch.float64),
-            moved[own].to(torch.float64).cpu(),
-            changes.change[own].to(torch.float64).cpu(),
+            moved.to(torch.float64).cpu(),
+            _beyond_rounding(changes.change[own], changes.before[own]).to(torch.float64).cpu(),
         )
+
+
+def _beyond_rounding(change: Tensor, of: Tensor) -> Tensor:
+    if not of.numel():
+        return change
+    least = ROUNDING * torch.finfo(of.dtype).eps * of.abs().max()
+    return torch.where(change.abs() > least, change, 0)

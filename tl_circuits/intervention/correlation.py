@@ -18,7 +18,7 @@ LEVEL = 0.95
 class Interval:
     """A mean over prompts, and the bounds between which 95 % of the means of as many prompts, drawn again, lie.
 
-    `prompts` counts those on which there is a number. Of one prompt there are no bounds, of none no mean: they are None.
+    `prompts` counts those on which there is a number. Of one there are no bounds, of none no mean: they are None.
     """
 
     mean: float | None
@@ -49,7 +49,7 @@ class Interval:
 
 
 def spearman(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
-    """The correlation of ranks, equal numbers at their mean rank; NaN for fewer than 3, or where one side is constant."""
+    """The correlation of ranks, equal numbers at their mean rank; NaN where `pearson` is."""
     return pearson(_ranks(x), _ranks(y))
 
 

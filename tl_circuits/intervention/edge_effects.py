@@ -1,7 +1,7 @@
 """A graph's signed effects against ablation: edges, and apart from them what runs through other features.
 
-With attention held, a direct effect is nearly bound to be what the graph says: norms and what attention moves are all
-that could differ. Knock-on effects test something: there the model's own MLPs answer.
+With attention held, a direct effect is nearly bound to be what the graph says, and with norms held too it is: what is
+left to differ are the norms, which run here. Knock-on effects test more: there the model's own MLPs answer.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,115 +1,31 @@
 """How far a graph can be trusted: what it says of the model, against what the model does when features are ablated."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tl_circuits.attribution import Targets, attribute
-from tl_circuits.errors import GraphError, SettingError
+from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.graph.asked import number, whole
 from tl_circuits.intervention.ablation import Ablating, Held, Readout
-from tl_circuits.intervention.correlation import Interval
 from tl_circuits.intervention.edge_effects import difference_figures, edge_figures
+from tl_circuits.intervention.faithfulness_report import FaithfulnessReport
+from tl_circuits.intervention.graph_of import check_same
 from tl_circuits.intervention.jacobian import jacobian_cosines
 from tl_circuits.intervention.perturbation import agreements, draw_pushes
 from tl_circuits.intervention.prediction import Prediction, shuffled
 from tl_circuits.intervention.rankings import Case, mean, node_figures, pair_figures
-from tl_circuits.intervention.write_shares import WriteShares, write_shares
+from tl_circuits.intervention.write_shares import write_shares
 from tl_circuits.nodes import Kind
 from tl_circuits.progress import stage
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import check_unhooked_since, refuse_replaced
 
 JACOBIAN_PROBES = 16
-
-SHOWN = (
-    ("influence of features on the output against ablation (KL), Spearman", "nodes.kl.influence.spearman"),
-    ("  by activation", "nodes.kl.activation.spearman"),
-    ("  by direct edge", "nodes.kl.direct_edge.spearman"),
-    ("  control: random in layer", "nodes.kl.random_in_layer.spearman"),
-    ("  control: shuffled graph", "nodes.kl.shuffled_graph.spearman"),
-    ("influence of features on features, Spearman", "features.influence.spearman"),
-    ("  by direct edge", "features.direct_edge.spearman"),
-    ("direct effects on targets, sign (nearly forced)", "direct.target.graph.sign"),
-    ("knock-on effects on targets, sign", "knock_on.target.graph.sign"),
-    ("  control: shuffled graph", "knock_on.target.shuffled_graph.sign"),
-    ("likeliest token against the second, sign", "difference.graph.sign"),
-    ("push along an encoder, one block on, cosine", "push.encoder.hop_1.replacement.residual_cosine"),
-    ("  control: no MLP responds", "push.encoder.hop_1.no_mlps.residual_cosine"),
-    ("Jacobian, cosine", "jacobian.replacement.cosine"),
-    ("  control: no MLP responds", "jacobian.no_mlps.cosine"),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class FaithfulnessReport:
-    """What graphs say against what the model does, over prompts. Figures by name, and by prompt.
-
-    Names read `what.of.by.statistic`; `report["nodes.kl.influence.spearman"]` is an `Interval`: the mean over prompts,
-    with bootstrap bounds. A figure that a prompt does not give (too few features, say) is NaN there.
-
-    - `nodes.{kl|target}.{ranking}.{spearman|log_pearson|top_5}`: features ranked by influence, and the baselines
-      `activation` and `direct_edge`, against what ablating them does to the output.
-    - `features.{ranking}.{statistic}`: the influence of features on features, against the relative change of
-      activations.
-    - `{direct|total|knock_on}.{layers_1|…|target}.{by}.{spearman|log_pearson|sign}`: signed effects. Direct ones are
-      nearly forced to agree, with attention held; knock-on effects are not.
-    - `difference.{by}.{sign|sign_of_largest|spearman}`: the likeliest token's logit less the second's.
-    - `push.{encoder|decoder|random}.hop_{n}.{replacement|no_mlps}.{residual|mlp}_{cosine|nmse}`: pushes of the residual
-      stream, the local replacement model against the model, n blocks on.
-    - `jacobian.{replacement|no_mlps}.{layer_n|cosine}`: the derivative of the last residual stream.
-    - `writes.layer_{n}.across`: the share of what is explained there that features of lower layers write.
-
-    Controls stand beside: `random_in_layer`, scores dealt anew among features of the same layer; `shuffled_graph`,
-    edges dealt anew within each row; `no_mlps`, a model whose MLPs do not respond. `write_shares` is by prompt.
-    """
-
-    prompts: tuple[str, ...]
-    features: tuple[int, ...]
-    values: Mapping[str, tuple[float, ...]]
-    write_shares: tuple[WriteShares, ...]
-    settings: Mapping[str, Any]
-
-    def __getitem__(self, name: str) -> Interval:
-        if name not in self.values:
-            asked = str(name).split(".")[0]
-            near = [known for known in self.values if known.startswith(asked)] or list(self.values)
-            raise SettingError(
-                f"There is no figure {name!r:.80} among {len(self.values)}: `report.values` lists them, such as "
-                f"{', '.join(near[:3])}."
-            )
-        return Interval.of(self.values[name], self.settings["seed"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values; what is not a number is None."""
-        return {
-            "prompts": list(self.prompts),
-            "features": list(self.features),
-            "settings": dict(self.settings),
-            "figures": {name: self[name].to_dict() for name in self.values},
-            "values": {
-                name: [value if math.isfinite(value) else None for value in values]
-                for name, values in self.values.items()
-            },
-            "write_shares": [shares.to_dict() for shares in self.write_shares],
-        }
-
-    def to_json(self) -> str:
-        """`to_dict` as text."""
-        return json.dumps(self.to_dict(), allow_nan=False)
-
-    def __repr__(self) -> str:
-        n = len(self.prompts)
-        head = f"FaithfulnessReport({n} prompt{'s' if n > 1 else ''}, {sum(self.features)} features ablated)"
-        rows = [(label, str(self[name])) for label, name in SHOWN if name in self.values]
-        return "\n".join([head] + [f"  {label:<70}{value}" for label, value in rows])
 
 
 def faithfulness(
@@ -153,52 +69,7 @@ def faithfulness(
     return FaithfulnessReport(prompts, tuple(counts), values, tuple(shares), settings)
 
 
-def check_same(graph: AttributionGraph, local: LocalReplacementModel, *, whole_graph: bool) -> None:
-    """Raises `GraphError` where a graph is not of this prompt, model and transcoder, or (`whole_graph`) not whole."""
-    if not isinstance(graph, AttributionGraph):
-        raise SettingError(f"{type(graph).__name__} is no graph: give tlc.attribute(local), or leave it out.")
-    _check_prompt(graph, local)
-    _check_features(graph, local)
-    if whole_graph and graph.pruned is not None:
-        raise GraphError(
-            f"The graph is pruned to {len(graph.nodes)} of {graph.pruned.nodes_before} nodes, so it cannot be held "
-            "against what all features do: give the graph that it was cut from."
-        )
-    n_expanded, n_features = int(graph.expanded.sum()) - graph.nodes.count(Kind.TARGET), len(local.features)
-    if whole_graph and n_expanded < n_features:
-        raise GraphError(
-            f"The graph is partial: {n_expanded} of {n_features} features have their inputs, coverage "
-            f"{graph.coverage:.3f}. Attribute with coverage=1 and no limits."
-        )
-
-
-def _check_prompt(graph: AttributionGraph, local: LocalReplacementModel) -> None:
-    tokens = graph.nodes.index[graph.nodes.span(Kind.TOKEN)]
-    if tokens.tolist() != local.prompt.tokens.tolist():
-        raise GraphError(
-            f"The graph is of another prompt: {graph.provenance.prompt!r:.80} ({len(tokens)} tokens), not "
-            f"{''.join(local.prompt.strings)!r:.80} ({local.n_pos} tokens). Give the graph of this one, or none."
-        )
-
-
-def _check_features(graph: AttributionGraph, local: LocalReplacementModel) -> None:
-    span = graph.nodes.span(Kind.FEATURE)
-    here = {feature: float(a) for feature, a in zip(local.active(), local.activations, strict=True)}
-    theirs = dict(zip(graph.nodes.features(), graph.activations[span].tolist(), strict=True))
-    # A graph keeps activations in its own dtype.
-    close = partial(math.isclose, rel_tol=1e-3, abs_tol=1e-4 * float(local.activations.abs().max()) if here else 0.0)
-    other = [feature for feature, a in theirs.items() if feature not in here or not close(a, here[feature])]
-    missing = graph.pruned is None and len(here) != len(theirs)
-    if other or missing or graph.provenance.n_layers != local.n_layers:
-        raise GraphError(
-            f"The graph is of another model or transcoder: {len(other)} of its {len(theirs)} features are not, or not "
-            f"as active, among the {len(here)} of this prompt"
-            f"{f', first {other[0]}' if other else ''}. It was made of {graph.provenance.model!r:.60} and a "
-            f"{graph.provenance.transcoder_kind}: attribute this prompt again."
-        )
-
-
-def _paired(local: Any, graph: Any) -> tuple[list[LocalReplacementModel], list[AttributionGraph | None]]:
+def _paired(local: Any, graph: Any) -> tuple[Sequence[LocalReplacementModel], Sequence[AttributionGraph | None]]:
     several = isinstance(local, list | tuple)
     locals_ = list(local) if several else [local]
     if not locals_ or not all(isinstance(one, LocalReplacementModel) for one in locals_):
@@ -207,7 +78,7 @@ def _paired(local: Any, graph: Any) -> tuple[list[LocalReplacementModel], list[A
     graphs = [None] * len(locals_) if graph is None else list(graph) if isinstance(graph, list | tuple) else [graph]
     if len(graphs) != len(locals_):
         raise SettingError(
-            f"{len(graphs)} graphs were given for {len(locals_)} prompts: give one for each, in the same order, or none."
+            f"{len(graphs)} graphs were given for {len(locals_)} prompts: give one for each, in their order, or none."
         )
     for one in locals_:
         check_unhooked_since(one)
@@ -270,9 +141,9 @@ def _dealt(layers: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _of_difference(local: LocalReplacementModel, case: Case, readout: Readout) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """What is predicted of the likeliest token's logit less the second's: in all, by the edge alone, and by controls."""
+    """What is predicted of the likeliest token's logit less the second's: in all, by edges alone, and by controls."""
     first, second = readout.rivals
-    targets = Targets.difference(first, second, pos=int(readout.pos[0]))
+    targets = Targets.difference(first, second, pos=readout.first_pos)
     # One feature's row is as few as can be asked for; only the target's own is used.
     graph = attribute(local, targets, max_features=1, progress=False)
     edges = graph.edges.keep(graph.edges.target == graph.nodes.span(Kind.TARGET).start).dense(len(graph.nodes))

@@ -1,4 +1,4 @@
-"""How the last residual stream depends on earlier ones: the local replacement model's derivative against the model's."""
+"""How the last residual stream depends on earlier ones: the derivative of a prompt's linear model and of the model."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from tl_circuits.sites import Tap, installed
 def jacobian_cosines(
     local: LocalReplacementModel, probes: int, generator: torch.Generator
 ) -> dict[str, dict[int, float]]:
-    """The cosine of two Jacobians, by the layer whose input the last residual stream is derived by, all positions alike.
+    """The cosine of two Jacobians, by the layer by whose input the last residual stream is derived, at all positions.
 
     "replacement": the local replacement model's, linear between its active features, and the model's, attention
     patterns held. "no_mlps": the same where no MLP responds. The inner product of two Jacobians is estimated by that of

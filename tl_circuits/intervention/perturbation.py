@@ -146,7 +146,7 @@ def _changes(local: LocalReplacementModel, pushes: Sequence[Push], functions: Ta
 
 
 def _replaced(local: LocalReplacementModel, n_cases: int, *, features_respond: bool) -> Taps:
-    """The local replacement model as functions of a pass: norms and patterns held, features encoded anew if they may."""
+    """The local replacement model as functions of a pass: norms and patterns held, features encoded anew or left."""
     functions = put_back(local, local.sites.frozen)
     change = local.activations.new_zeros(local.n_layers, n_cases, local.n_pos, local.transcoder.d_model)
 

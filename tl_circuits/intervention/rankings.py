@@ -1,4 +1,4 @@
-"""Rankings of features, and of pairs of features, against what ablation does: influence, its baselines, its controls."""
+"""Rankings of features, and of pairs of them, against what ablation does: influence, its baselines, its controls."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ class Case:
 def node_figures(case: Case, ablations: Ablations) -> Iterator[tuple[str, float]]:
     """`nodes.{effect}.{ranking}.{statistic}`: rankings of features against their effect on the model's output.
 
-    Effects: `kl`, KL(model ‖ ablated) of the next token, and `target`, the mean |change| of the targets' centred logits.
+    Effects: `kl`, KL(model ‖ ablated) of the next token, and `target`, the mean |change| of the targets'
+    centred logits.
     `top_5` is the summed effect of a ranking's five first as a share of that of the five with the largest effects.
     """
     influence = case.prediction.influence[case.rows]
