@@ -31,37 +31,38 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """Sums over all prompts (one row), and over `resamples` samples of as many prompts, drawn with replacement.
+    """Sums over all prompts (one row), and over samples of as many prompts, drawn with replacement (a row each).
 
-    The percentile bootstrap (Efron and Tibshirani 1993, ch. 13). An interval is widened to the figure itself where it
-    would miss it.
+    Figures get the intervals of the percentile bootstrap (Efron and Tibshirani 1993, ch. 13), widened to the figure
+    itself where they would miss it. Of one prompt there are no samples: they would all be the same.
     """
 
     total: Sums
-    draws: Sums
+    draws: Sums | None
     level: float
 
     @classmethod
     def of(cls, sums: Sums, *, resamples: int, level: float, seed: int) -> "Bootstrap":
         """Draws the samples. The same prompts in the same order and the same seed give the same ones."""
+        total = {name: column.sum(0, keepdim=True) for name, column in sums.items()}
         n_prompts = len(next(iter(sums.values())))
-        # Of one prompt every sample is the same, which says nothing about other prompts.
-        n_draws = resamples if n_prompts > 1 else 0
+        if n_prompts == 1:
+            return cls(total, None, level)
         generator = torch.Generator().manual_seed(seed)
-        parts = [_drawn(generator, min(n, n_draws - at), sums) for at, n in _blocks(n_draws, n_prompts)]
-        draws = {name: torch.cat([column[:0], *(part[name] for part in parts)]) for name, column in sums.items()}
-        return cls({name: column.sum(0, keepdim=True) for name, column in sums.items()}, draws, level)
+        size = max(1, BLOCK // n_prompts)
+        parts = [_drawn(generator, min(size, resamples - at), sums) for at in range(0, resamples, size)]
+        return cls(total, {name: torch.cat([part[name] for part in parts]) for name in sums}, level)
 
     def estimates(self, figure: Callable[[Sums], Tensor]) -> list[Estimate]:
         """The figure, a function of sums row by row, of each layer; one of a figure that is of no layer."""
-        values, draws = (figure(sums).reshape(len(next(iter(sums.values()))), -1) for sums in (self.total, self.draws))
-        if not len(draws):
+        values = figure(self.total)[0].reshape(-1)
+        if self.draws is None:
             nan = float("nan")
-            return [Estimate(value, nan, nan) for value in values[0].tolist()]
+            return [Estimate(value, nan, nan) for value in values.tolist()]
         tails = torch.tensor([(1 - self.level) / 2, (1 + self.level) / 2], dtype=torch.float64)
-        low, high = draws.quantile(tails, dim=0)
-        low, high = torch.minimum(low, values[0]), torch.maximum(high, values[0])
-        return [Estimate(*row) for row in zip(values[0].tolist(), low.tolist(), high.tolist(), strict=True)]
+        low, high = figure(self.draws).quantile(tails, dim=0)
+        low, high = torch.minimum(low.reshape(-1), values), torch.maximum(high.reshape(-1), values)
+        return [Estimate(*row) for row in zip(values.tolist(), low.tolist(), high.tolist(), strict=True)]
 
     def estimate(self, figure: Callable[[Sums], Tensor]) -> Estimate:
         """The figure, where it is of no layer."""
@@ -69,14 +70,9 @@ class Bootstrap:
         return found
 
 
-def ratio(part: Float64[Tensor, "*rows"], whole: Float64[Tensor, "*rows"]) -> Float64[Tensor, "*rows"]:
+def ratio(part: Float64[Tensor, "..."], whole: Float64[Tensor, "..."]) -> Float64[Tensor, "..."]:
     """part / whole; nan where the whole is not positive."""
     return torch.where(whole > 0, part / whole, torch.nan)
-
-
-def _blocks(n_draws: int, n_prompts: int) -> list[tuple[int, int]]:
-    size = max(1, BLOCK // n_prompts)
-    return [(at, size) for at in range(0, n_draws, size)]
 
 
 def _drawn(generator: torch.Generator, n_draws: int, sums: Sums) -> dict[str, Tensor]:
