@@ -142,6 +142,17 @@ def test_coverage_runs(tmp_path: Path, of: str) -> None:
     assert "95% of the influence" in report.section([found])
 
 
+@pytest.mark.slow
+def test_fidelity_runs(tmp_path: Path) -> None:
+    found = script("fidelity", tmp_path / "out.json", "--prompts", "6")
+    for kind in ("clt", "plt"):
+        figures = found["figures"][kind]
+        assert figures["seconds"] > 0
+        assert 0 < figures["overall"]["fvu"]["value"] < 0.1
+        assert figures["overall"]["kl"]["value"] < figures["overall"]["kl"]["floor"]
+        assert found["measured"][kind]["questions"]["overall"]["n_prompts"] == 6
+
+
 @needs_peer
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["random", "demo"])
