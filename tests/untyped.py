@@ -292,7 +292,44 @@ def many_doors(folder: Path) -> Iterator[Try]:
     yield refused("graph(None)", "None", lambda: call().graph(None))
 
 
+def generation_doors(_folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+    local = tlc.localize(model, clt, [1, 2, 3])
+    feature = tlc.Feature(0, -1, 3)
+
+    def call(done: Any = (), **settings: Any) -> Any:
+        return tl.generate(local, done, **{"max_new_tokens": 2, **settings})
+
+    for wrong in (None, model, clt, "L0/3@-1"):
+        yield refused(f"generate({type(wrong).__name__})", type(wrong).__name__, lambda wrong=wrong: tl.generate(wrong))
+    for done in (None, 5, "L0/3@-1", [feature], {"a": 1}, b"x"):
+        yield refused(f"generate(local, {done!r})", "are no interventions", lambda done=done: call(done))
+    for done in ([[], []], [[tlc.Intervention(feature, scale=0)]]):
+        yield refused("generate of several", "several were given", lambda done=done: call(done))
+    settings = {
+        "max_new_tokens": (2.5, True, "a", None, 0),
+        "temperature": ("x", None, True, -1, float("nan")),
+        "seed": (1.5, None, True, -1, "a", 2**70),
+        "stop_at_eos": (None, 1, "no"),
+        "layers": (5, "01", (0, 9), (1, 0), (True, 1), [0]),
+        "mode": (None, "free", 1),
+        "attention": (None, "direct", 1),
+    }
+    for name, values in settings.items():
+        for value in values:
+            yield refused(f"generate({name}={value!r})", f"{name}={value!r}", lambda n=name, v=value: call(**{n: v}))
+    for value in (2.5, True, "a", 0):
+        yield refused(f"generate(top_k={value!r})", f"top_k={value!r}", lambda v=value: call(top_k=v, temperature=1))
+    for positions in (2.5, "1", [None], [1.5], True, slice(0.5, None), slice(0, 2, 0)):
+        yield refused(
+            f"generate(positions={positions!r})", f"{positions!r}",
+            lambda p=positions: call(tl.Intervention(feature, scale=0, positions=p)),
+        )  # fmt: skip
+    yield works("generate(positions=int64)", lambda: call(tl.Intervention(feature, add=1, positions=numpy.int64(3))))
+
+
 DOORS = {
+    "generation": generation_doors,
     "graph": graph_doors,
     "targets": target_doors,
     "prompts": prompt_doors,
