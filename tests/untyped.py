@@ -328,7 +328,47 @@ def generation_doors(_folder: Path) -> Iterator[Try]:
     yield works("generate(positions=int64)", lambda: call(tl.Intervention(feature, add=1, positions=numpy.int64(3))))
 
 
+def fidelity_doors(folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+
+    def call(data: Any = ([1, 2], [3]), **settings: Any) -> Any:
+        return tl.evaluate(model, clt, data, **settings)
+
+    for data in ("a b", b"ab", 5, None, [], (), [1, 2], torch.tensor([1, 2]), object, 1.5):
+        says = f"{data!r}".removeprefix("tensor(").strip("()")
+        yield refused(f"evaluate({data!r})", says, lambda data=data: call(data))
+    for data in ({}, {"a": "text"}, {"a": 5}, {"a": None}, {"a": []}, {1: [[1]]}, {"": [[1]]}, {"role": "user"}):
+        says = "Set 'a'" if "a" in data else "'role'" if "role" in data else f"{data!r}"
+        yield refused(f"evaluate({data!r})", says, lambda data=data: call(data))
+    for prompt in (None, 1.5, "a", object(), [None], {"a"}, [[1.5]], [10**30], "", [], [999]):
+        yield refused(f"evaluate([{prompt!r:.20}])", "Prompt 1: ", lambda prompt=prompt: call([[1, 2], prompt]))
+    settings = {
+        "each_layer": (None, 1, "no"),
+        "resamples": (2.5, "a", None, True, 0, 39),
+        "level": ("1", None, True, 0, 1, float("nan"), 95),
+        "seed": (1.5, None, True, -1, "a", 2**70),
+        "batch_size": (2.5, "a", True, 0),
+    }
+    for name, values in settings.items():
+        for value in values:
+            says = f"{name}={value!r}"
+            yield refused(f"evaluate({says})", says, lambda n=name, v=value: call(**{n: v}))
+    for wrong in (None, clt, "gpt2"):
+        yield refused(
+            f"evaluate({wrong!r:.20}, t)", type(wrong).__name__, lambda wrong=wrong: tl.evaluate(wrong, clt, [[1]])
+        )
+    yield refused(
+        "evaluate(m, 'a-release')", "tlc.load_transcoder(...) makes one", lambda: tl.evaluate(model, "a", [[1]])
+    )
+    yield refused("evaluate(Path)", "no-such.txt", lambda: call(folder / "no-such.txt"))
+    yield works("evaluate(numbers of numpy)", lambda: call(resamples=numpy.int64(50), seed=numpy.int64(3)))
+    yield works("evaluate(level of numpy)", lambda: call(level=numpy.float64(0.9)))
+    yield works("evaluate(iterator)", lambda: call(iter([[1, 2], [3]])))
+    yield works("evaluate(tensor of rows)", lambda: call(torch.tensor([[1, 2], [3, 4]])))
+
+
 DOORS = {
+    "fidelity": fidelity_doors,
     "generation": generation_doors,
     "graph": graph_doors,
     "targets": target_doors,
