@@ -231,7 +231,8 @@ class FidelityPasses:
 
 def _refuse_damaged_rows(transcoder: CrossLayerTranscoder, layer: int) -> None:
     for source in transcoder.sources(layer):
-        for index in torch.arange(transcoder.n_features[source]).split(4096):
+        everything = torch.arange(transcoder.n_features[source], device=transcoder.W_dec[source].device)
+        for index in everything.split(4096):
             transcoder.decoder_rows(source, index)
     raise FitError(
         f"What the transcoder writes at layer {layer} is not finite, though its weights are: what it reads is too "
