@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tl_circuits.graph import GraphScores as GraphScores
     from tl_circuits.graph import TraceResults as TraceResults
     from tl_circuits.graph import load_graph as load_graph
+    from tl_circuits.graph import load_supernodes as load_supernodes
     from tl_circuits.intervention import FaithfulnessReport as FaithfulnessReport
     from tl_circuits.intervention import FidelityReport as FidelityReport
     from tl_circuits.intervention import evaluate as evaluate
@@ -70,7 +71,7 @@ _ROOMS = {
         "TLCircuitsWarning",
         "TargetError",
     ),
-    "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph"),
+    "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph", "load_supernodes"),
     "intervention": (
         "FaithfulnessReport",
         "FidelityReport",

@@ -11,6 +11,7 @@ import typer
 
 import tl_circuits
 from tl_circuits.errors import FileError
+from tl_circuits.intervene_command import intervene_command
 from tl_circuits.options import (
     DEMO,
     AsJson,
@@ -29,6 +30,7 @@ from tl_circuits.options import (
     TargetNames,
     TranscoderName,
     VariantName,
+    check_choice,
     in_bytes,
     share,
 )
@@ -128,7 +130,7 @@ def trace_command(
     as_json: AsJson = False,
 ) -> None:
     """Trace one prompt: which features lead from its tokens to what the model says next."""
-    _check_choice(model, transcoder, variant, plt)
+    check_choice(model, transcoder, variant, plt)
     with working():
         import torch
 
@@ -191,7 +193,7 @@ def trace_many_command(
     What cannot be traced is listed and does not stop the rest. Where torchrun starts several processes, they share the
     prompts.
     """
-    _check_choice(model, transcoder, variant, plt)
+    check_choice(model, transcoder, variant, plt)
     with working():
         import torch
 
@@ -244,7 +246,7 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Say how faithfully a transcoder stands for the MLPs of a model, and how sparsely, between floor and ceiling."""
-    _check_choice(model, transcoder, variant, plt)
+    check_choice(model, transcoder, variant, plt)
     with working():
         import torch
 
@@ -261,6 +263,9 @@ def evaluate_command(
         drawn = {"resamples": resamples, "level": level, "seed": seed}
         report = evaluate(borrowed, found, sets, each_layer=each_layer, batch_size=batch_size, **drawn)
     show(report, as_json)
+
+
+app.command("intervene")(intervene_command)
 
 
 @app.command("list")
@@ -326,21 +331,6 @@ def convert_command(
 def main() -> None:
     """The command `tl-circuits`."""
     app(prog_name="tl-circuits")
-
-
-def _check_choice(model: str, transcoder: str | None, variant: str | None, plt: bool) -> None:
-    if model != DEMO and transcoder is None:
-        raise typer.BadParameter(
-            f"{model!r} brings no transcoder: name a release, a repository or a folder. `tl-circuits list --model "
-            f"{model}` shows releases.",
-            param_hint="'--transcoder'",
-        )
-    if variant is not None and transcoder is None:
-        raise typer.BadParameter("it is one of a transcoder's: name that too.", param_hint="'--variant'")
-    if plt and (model != DEMO or transcoder is not None):
-        raise typer.BadParameter(
-            "it is the demo's own: leave out --model and --transcoder, or leave out --plt.", param_hint="'--plt'"
-        )
 
 
 def _top_outputs(local: "LocalReplacementModel") -> "tuple[Output, ...]":

@@ -1,6 +1,7 @@
 """What the commands take, and how each of it is called and explained."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,6 +32,22 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class Way(StrEnum):
+    """What runs on after an intervention, as `tl_circuits.intervene` calls it."""
+
+    constrained = "constrained"
+    iterative = "iterative"
+    direct = "direct"
+    added = "added"
+
+
+class Patterns(StrEnum):
+    """What becomes of attention patterns."""
+
+    frozen = "frozen"
+    free = "free"
+
+
 def share(value: float | None) -> float | None:
     """A share as it was given, or a usage error."""
     if value is not None and not 0 < value <= 1:
@@ -56,6 +73,16 @@ TargetNames = Annotated[
         "--target", help="A token to explain, or a feature such as L2/120@-1, instead of likely ones; repeatable."
     ),
 ]
+FeatureNames = Annotated[
+    list[str] | None,
+    typer.Option("--feature", "-f", help="A feature, such as L2/120@-1; repeatable, all are done alike."),
+]
+SupernodeFile = Annotated[
+    Path | None, typer.Option("--supernodes", help="A graph's JSON from a viewer, whose supernodes and pins are meant.")
+]
+SupernodeNames = Annotated[
+    list[str] | None, typer.Option("--supernode", help="Of that file, this supernode; repeatable. Default: all.")
+]
 MaxTargets = Annotated[int, typer.Option("--max-targets", min=1, help="How many likely tokens to explain at most.")]
 Coverage = Annotated[
     float,
@@ -74,3 +101,31 @@ Gigabytes = Annotated[
 def in_bytes(gigabytes: float | None) -> int | None:
     """So many bytes, where any number was given."""
     return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def layer_range(text: str | None) -> tuple[int, int] | None:
+    """The two layers that a text such as "3,6" names, or a usage error."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} are no layers: give the first and the last, say 3,6.", param_hint="'--layers'"
+        )
+    return int(parts[0]), int(parts[1])
+
+
+def check_choice(model: str, transcoder: str | None, variant: str | None, plt: bool) -> None:
+    """A usage error where model and transcoder were not both named, or one says what only the other can have."""
+    if model != DEMO and transcoder is None:
+        raise typer.BadParameter(
+            f"{model!r} brings no transcoder: name a release, a repository or a folder. `tl-circuits list --model "
+            f"{model}` shows releases.",
+            param_hint="'--transcoder'",
+        )
+    if variant is not None and transcoder is None:
+        raise typer.BadParameter("it is one of a transcoder's: name that too.", param_hint="'--variant'")
+    if plt and (model != DEMO or transcoder is not None):
+        raise typer.BadParameter(
+            "it is the demo's own: leave out --model and --transcoder, or leave out --plt.", param_hint="'--plt'"
+        )

@@ -5,6 +5,7 @@ from tl_circuits.graph.graph import AttributionGraph, load_graph
 from tl_circuits.graph.paths import Path
 from tl_circuits.graph.record import Provenance, Pruned
 from tl_circuits.graph.scores import GraphScores
+from tl_circuits.graph.supernodes import load_supernodes
 from tl_circuits.graph.tables import GraphTables
 from tl_circuits.graph.traced import Traced, TraceResults
 from tl_circuits.graph.views import NodeView
@@ -22,4 +23,5 @@ __all__ = [
     "Traced",
     "conservation_error",
     "load_graph",
+    "load_supernodes",
 ]

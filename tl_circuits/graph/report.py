@@ -102,24 +102,24 @@ class Report:
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        yield _section("Prompt", self._tokens())
-        yield _section("Top outputs", self._outputs())
-        yield _section("Graph", self._counts())
-        yield _section("Scores", self._scores())
-        yield _section("Checks", self._checks())
+        yield section("Prompt", self._tokens())
+        yield section("Top outputs", self._outputs())
+        yield section("Graph", self._counts())
+        yield section("Scores", self._scores())
+        yield section("Checks", self._checks())
         shown, total = len(self.features), self.graph.nodes.count(Kind.FEATURE)
-        yield _section(f"Features that matter ({shown} of {total})", self._features())
-        yield _section("Strongest paths, by their share of influence", self._paths())
+        yield section(f"Features that matter ({shown} of {total})", self._features())
+        yield section("Strongest paths, by their share of influence", self._paths())
         if self.files:
             rows = ((what, Text(visible(path), overflow="fold")) for what, path in self.files.items())
-            yield _section("Files", _columns(*rows))
+            yield section("Files", columns(*rows))
 
     def _tokens(self) -> RenderableType:
         numbered = (Text.assemble((f"{pos} ", "dim"), quoted(token)) for pos, token in enumerate(self.graph.tokens))
         return Columns(numbered, padding=(0, 2))
 
     def _outputs(self) -> RenderableType:
-        return _columns(
+        return columns(
             *((Text(f"{output.probability:.2%}", justify="right"), quoted(output.token)) for output in self.outputs)
         )
 
@@ -139,7 +139,7 @@ class Report:
             rows.append(("pruned", Text(f"to {kept}; from {before}")))
         if graph.coverage < 1:
             rows.append(("coverage", Text(f"{graph.coverage:.3f} of the targets' influence is traced to its end")))
-        return _columns(*rows)
+        return columns(*rows)
 
     def _scores(self) -> RenderableType:
         scores = self.graph.scores()
@@ -154,11 +154,11 @@ class Report:
                 Text("completeness as circuit-tracer takes it: over errors and tokens too, each counted as complete"),
             ),
         ]
-        found = _columns(*rows)
+        found = columns(*rows)
         return Group(found, Text(f"({scores.note})", style="dim")) if scores.note else found
 
     def _checks(self) -> RenderableType:
-        return _columns(
+        return columns(
             (_size(self.graph.conservation_error), Text("conservation: a node's inputs against its value, at worst")),
             (_size(self.graph.probe_error), Text("probe: all edges against real forward passes, at worst")),
         )
@@ -181,7 +181,7 @@ class Report:
             spoken = view.id.kind in (Kind.TOKEN, Kind.TARGET)
             return quoted(view.label) if spoken else Text(str(view.id))
 
-        return _columns(
+        return columns(
             *(
                 (Text(f"{path.share:.1%}", justify="right"), Text(" → ").join(step(view) for view in path.nodes))
                 for path in self.paths
@@ -199,11 +199,13 @@ def quoted(token: str) -> Text:
     return Text(repr(token), style="cyan", overflow="fold")
 
 
-def _section(title: str, body: RenderableType) -> RenderableType:
+def section(title: str, body: RenderableType) -> RenderableType:
+    """A part of a report under its title."""
     return Group(Text(title, style="bold"), Padding(body, (0, 0, 1, 2)))
 
 
-def _columns(*rows: tuple[str | Text, RenderableType]) -> Table:
+def columns(*rows: tuple[str | Text, RenderableType]) -> Table:
+    """Titles at the left, what they are of at the right."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
