@@ -694,6 +694,14 @@ def test_a_faulty_per_layer_folder_is_refused_with_its_numbers(tmp_path: Path, f
     assert str(folder) in str(caught.value)
 
 
+def test_files_that_a_cross_layer_config_lists_and_that_are_none_of_its_own_are_refused(tmp_path: Path) -> None:
+    folder = save_transcoder(cross_layer(), tmp_path / "clt")
+    write_safetensors(folder / "layer_0.safetensors", {"W_enc": np.zeros((3, 4), np.float32)})
+    rewrite(folder, transcoders=["layer_0.safetensors"])
+    with pytest.raises(FileError, match=r"lists 1 files that are no part of .* first .*layer_0.* Leave `transcoders`"):
+        load_transcoder(folder)
+
+
 def test_a_batch_topk_with_too_few_thresholds_is_refused(tmp_path: Path) -> None:
     folder = save_transcoder(per_layer(activation=BatchTopK(2, torch.ones(3))), tmp_path / "plt")
     config = yaml.safe_load((folder / "config.yaml").read_text())

@@ -89,6 +89,7 @@ def load(folder: Path) -> CrossLayerTranscoder:
             model_name=config.get("model_name"),
         )
     if config["model_kind"] in (CROSS_LAYER, OWN[CROSS_LAYER]):
+        _refuse_strays(paths, folder)
         layers = _read_cross_layer(folder)
     else:
         layers = _read_per_layer(folder, paths)
@@ -228,6 +229,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"model_name: {config['model_name']!r:.200} in '{path}' is no name: give text, or leave it out."
         )
     return config
+
+
+def _refuse_strays(paths: Sequence[Path], folder: Path) -> None:
+    strays = [path for path in paths if path.parent != folder or not path.name.startswith(("W_enc_", "W_dec_"))]
+    if strays:
+        raise FileError(
+            f"'{folder / CONFIG}' lists {len(strays)} files that are no part of a cross-layer transcoder in this layout, "
+            f"first '{strays[0]}': its weights are W_enc_0.safetensors, W_dec_0.safetensors and so on, beside the "
+            f"config. Leave `transcoders` out, or say model_kind: {PER_LAYER} if these are the layers of one."
+        )
 
 
 def _read_cross_layer(folder: Path) -> list[_Layer]:
