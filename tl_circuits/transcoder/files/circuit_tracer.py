@@ -235,9 +235,9 @@ def _refuse_strays(paths: Sequence[Path], folder: Path) -> None:
     strays = [path for path in paths if path.parent != folder or not path.name.startswith(("W_enc_", "W_dec_"))]
     if strays:
         raise FileError(
-            f"'{folder / CONFIG}' lists {len(strays)} files that are no part of a cross-layer transcoder in this layout, "
-            f"first '{strays[0]}': its weights are W_enc_0.safetensors, W_dec_0.safetensors and so on, beside the "
-            f"config. Leave `transcoders` out, or say model_kind: {PER_LAYER} if these are the layers of one."
+            f"'{folder / CONFIG}' lists {len(strays)} files that are no part of a cross-layer transcoder in this "
+            f"layout, first '{strays[0]}': its weights are W_enc_0.safetensors, W_dec_0.safetensors and so on, beside "
+            f"the config. Leave `transcoders` out, or say model_kind: {PER_LAYER} if these are the layers of one."
         )
 
 
