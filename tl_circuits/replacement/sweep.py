@@ -22,7 +22,7 @@ from tl_circuits.replacement.written import Writes
 MEMORY_BUDGET = 2**30
 """Bytes for one batch of targets at most, and half as many for rows that are gathered beforehand."""
 BATCH_BYTES = {"cpu": 2**26, "cuda": 2**32}
-"""Bytes of a batch of targets: enough to fill the matrix products, and more gains nothing."""
+"""Bytes of a batch of targets: enough to fill the matrix products, beyond which only memory grows."""
 PASS_TENSORS = 8
 """Tensors of the residual stream's size that autograd keeps of a block for its pull-backs."""
 
@@ -82,7 +82,9 @@ class Sweep:
 
     @property
     def batch_bytes(self) -> int:
-        """What a batch of targets may take."""
+        """What a batch of targets may take: all that there is, where what is written is gathered for each batch anew."""
+        if self.writes.kept is None:
+            return self.memory_budget
         return min(self.memory_budget, BATCH_BYTES.get(self.local.activations.device.type, BATCH_BYTES["cpu"]))
 
     def bytes_per_target(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
