@@ -82,7 +82,7 @@ class Sweep:
 
     @property
     def batch_bytes(self) -> int:
-        """What a batch of targets may take: all that there is, where what is written is gathered for each batch anew."""
+        """What a batch of targets may take: all that there is, where each gathers anew what is written."""
         if self.writes.kept is None:
             return self.memory_budget
         return min(self.memory_budget, BATCH_BYTES.get(self.local.activations.device.type, BATCH_BYTES["cpu"]))
