@@ -23,6 +23,8 @@ MEMORY_BUDGET = 2**30
 """Bytes for one batch of targets at most, and half as many for rows that are gathered beforehand."""
 BATCH_BYTES = {"cpu": 2**26, "cuda": 2**32}
 """Bytes of a batch of targets: enough to fill the matrix products, beyond which only memory grows."""
+GATHERING = 16
+"""How much larger a batch is where what is written is gathered for it: that takes as long as many targets."""
 PASS_TENSORS = 8
 """Tensors of the residual stream's size that autograd keeps of a block for its pull-backs."""
 
@@ -82,10 +84,9 @@ class Sweep:
 
     @property
     def batch_bytes(self) -> int:
-        """What a batch of targets may take: all that there is, where each gathers anew what is written."""
-        if self.writes.kept is None:
-            return self.memory_budget
-        return min(self.memory_budget, BATCH_BYTES.get(self.local.activations.device.type, BATCH_BYTES["cpu"]))
+        """What a batch of targets may take: more where each gathers anew what is written."""
+        enough = BATCH_BYTES.get(self.local.activations.device.type, BATCH_BYTES["cpu"])
+        return min(self.memory_budget, enough if self.writes.kept is not None else GATHERING * enough)
 
     def bytes_per_target(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """What a batch holds for each target: cotangents of its prefix, thrice, and its row, summed up and sorted."""
