@@ -6,13 +6,16 @@
 The demo's cross-layer and per-layer transcoder, on two-hop questions and sums held out of training: a toy model, whose
 figures say nothing of large ones. `figures.targets` holds what was aimed at beside what was reached, `figures.summary`
 means with their intervals over all prompts, questions and sums, `figures.verdicts` what `tlc.validate` says of each
-prompt's strongest paths. `measured` has every figure of `tlc.faithfulness`, and the rankings' prompt by prompt.
+prompt's strongest paths, and `figures.towards_another` how well the local replacement model follows pushes of the last
+position a tenth of the way, half way and all the way to another question: moves between what the transcoder was trained
+on. `measured` has every figure of `tlc.faithfulness`, and the rankings' prompt by prompt.
 """
 
 import argparse
 import random
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,16 +23,22 @@ import torch
 import tl_circuits as tlc
 from benchmarks.record import Record, add_options, say, settings
 from tl_circuits.intervention import Interval
+from tl_circuits.intervention.perturbation import Push, agreements
 from tl_circuits.zoo.world import world
 
 QUESTION = (__doc__ or "").splitlines()[0]
 RANKINGS = ("influence", "activation", "direct_edge", "random_in_layer", "shuffled_graph")
+# How far towards another question.
+WAYS = (0.1, 0.5, 1.0)
 # What was aimed at: the figure, the least value, and what it has to be above.
 TARGETS = (
-    (
-        "nodes.kl.influence.spearman",
-        0.85,
-        tuple(f"nodes.kl.{ranking}.spearman" for ranking in RANKINGS[1:]),
+    *(
+        (
+            f"{among}.kl.influence.spearman",
+            0.85,
+            tuple(f"{among}.kl.{ranking}.spearman" for ranking in RANKINGS[1:]),
+        )
+        for among in ("nodes", "reaching")
     ),
     *(
         (f"push.{kind}.hop_1.replacement.residual_cosine", 0.9, (f"push.{kind}.hop_1.no_mlps.residual_cosine",))
@@ -38,6 +47,8 @@ TARGETS = (
 )
 SUMMARY = (
     *(f"nodes.kl.{ranking}.{statistic}" for ranking in RANKINGS for statistic in ("spearman", "log_pearson", "top_5")),
+    *(f"reaching.kl.{ranking}.spearman" for ranking in RANKINGS),
+    *(f"nodes.target.{ranking}.spearman" for ranking in RANKINGS),
     *(f"features.{ranking}.spearman" for ranking in RANKINGS),
     *(f"{effect}.target.{by}.sign" for effect in ("direct", "total", "knock_on") for by in ("graph", "shuffled_graph")),
     "difference.graph.sign",
@@ -71,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
             "targets": {kind: one["targets"] for kind, one in found.items()},
             "summary": {kind: one["summary"] for kind, one in found.items()},
             "verdicts": {kind: one["verdicts"] for kind, one in found.items()},
+            "towards_another": {kind: one["towards_another"] for kind, one in found.items()},
         },
         measured={kind: {"all": one["all"], "by_prompt": one["by_prompt"]} for kind, one in found.items()}
         | {"prompts": prompts},
@@ -114,8 +126,28 @@ def _of_transcoder(kind: str, prompts: Sequence[str], arguments: argparse.Namesp
         "targets": [_target(report, *target) for target in TARGETS],
         "summary": {name: _by_set(report, name, arguments) for name in SUMMARY if name in report.values},
         "verdicts": dict(verdicts),
+        "towards_another": _towards_another(local[: arguments.prompts], arguments.seed),
         "all": {name: report[name].to_dict() for name in report.values},
-        "by_prompt": {name: report.to_dict()["values"][name] for name in SUMMARY[:15] if name in report.values},
+        "by_prompt": {name: report.to_dict()["values"][name] for name in SUMMARY[:20] if name in report.values},
+    }
+
+
+def _towards_another(local: Sequence[tlc.LocalReplacementModel], seed: int) -> dict[str, dict[str, str]]:
+    """One block after a push at the last position towards each question's next one, in each layer but the first."""
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for one, other in zip(local, [*local[1:], *local[:1]], strict=True):
+        ends = zip(one.pieces.block_in, other.pieces.block_in, strict=True)
+        gaps = [(b[0, -1] - a[0, -1]).detach() for a, b in ends]
+        for way in WAYS:
+            pushes = [Push("other", layer, one.n_pos - 1, way * gaps[layer]) for layer in range(1, one.n_layers)]
+            first = [agreement for agreement in agreements(one, pushes) if agreement.hop == 1]
+            for model in ("replacement", "no_mlps"):
+                for measure in ("residual_cosine", "residual_nmse", "mlp_cosine"):
+                    values = [getattr(agreement, measure) for agreement in first if agreement.model == model]
+                    found.setdefault(f"{way:g}.{model}", {}).setdefault(measure, []).append(values)
+    return {
+        name: {measure: str(Interval.of([fmean(values) for values in each], seed)) for measure, each in by.items()}
+        for name, by in found.items()
     }
 
 

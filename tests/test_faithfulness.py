@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import tl_circuits as tlc
 from tests import ladders, models
+from tests.test_benchmarks import script
 from tests.test_refusals import refusal
 from tl_circuits.intervention import HopCollapse, hop_collapse, write_shares
 from tl_circuits.intervention.ablation import Ablating, Held, Readout
@@ -357,7 +359,10 @@ def test_on_the_demo_influence_beats_its_controls_and_a_report_can_be_kept() -> 
     cities = ("Dallas", "Oakland")
     locals_ = [tlc.localize(model, clt, f"the capital of the state containing {city} is") for city in cities]
     report = tlc.faithfulness(locals_)
-    for prefix in ("nodes.kl", "features"):
+    # The shuffled graph and other features of the layer know nothing of who reaches the output, or where.
+    for by in ("random_in_layer", "shuffled_graph"):
+        assert abs(report[f"reaching.kl.{by}.spearman"].mean or 0) < 0.3
+    for prefix in ("nodes.kl", "reaching.kl", "features"):
         influence, *controls = (
             report[f"{prefix}.{by}.spearman"].mean for by in ("influence", "random_in_layer", "shuffled_graph")
         )
@@ -387,6 +392,22 @@ def test_a_sample_of_features_is_drawn_by_the_seed() -> None:
 def test_a_figure_that_does_not_exist_is_refused(on_paper: tlc.FaithfulnessReport) -> None:
     with refusal(tlc.SettingError, "no figure 'nodes.kl.spearman' among", "nodes.kl.influence.spearman"):
         on_paper["nodes.kl.spearman"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_says_what_was_aimed_at(tmp_path: Path) -> None:
+    options = ["--prompts", "2", "--sums", "1", "--pushes", "1", "--controls", "1", "--paths", "1"]
+    found = script("faithfulness", tmp_path / "out.json", *options)
+    for kind in ("clt", "plt"):
+        aims = {aim["figure"]: aim for aim in found["figures"]["targets"][kind]}
+        aim = aims["nodes.kl.influence.spearman"]
+        assert aim["aimed"] == 0.85
+        assert aim["reached"]["prompts"] == 3
+        assert aim["met"] == (aim["reached"]["mean"] >= 0.85)
+        assert len(aim["above"]) == 4
+        assert sum(found["figures"]["verdicts"][kind].values()) == 3
+        assert set(found["figures"]["summary"][kind]["jacobian.no_mlps.cosine"]) == {"all", "questions", "sums"}
+    assert len(found["measured"]["prompts"]) == 3
 
 
 # What is refused

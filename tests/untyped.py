@@ -18,6 +18,7 @@ import torch
 import tl_circuits as tlc
 from tests.graphs import random_graph
 from tl_circuits.graph.circuit_tracer import convert_graph
+from tl_circuits.intervention import collapse
 from tl_circuits.nodes import Kind, NodeId
 
 tl: Any = tlc
@@ -367,7 +368,50 @@ def fidelity_doors(folder: Path) -> Iterator[Try]:
     yield works("evaluate(tensor of rows)", lambda: call(torch.tensor([[1, 2], [3, 4]])))
 
 
+def faithfulness_doors(_folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+    local = tlc.localize(model, clt, [1, 2, 3])
+    graph = tlc.attribute(local)
+    for wrong in (None, model, clt, 5, "L0/3@-1", [None], [local, 5]):
+        says = type(wrong[0] if isinstance(wrong, list) else wrong).__name__
+        yield refused(f"faithfulness({says})", "local replacement model", lambda wrong=wrong: tl.faithfulness(wrong))
+    yield refused("faithfulness([])", "an empty list", lambda: tl.faithfulness([]))
+    for wrong in (5, "x", clt, local):
+        says = type(wrong).__name__
+        yield refused(f"faithfulness(graph={says})", says, lambda wrong=wrong: tl.faithfulness(local, wrong))
+        yield refused(f"validate({says})", says, lambda wrong=wrong: tl.validate(wrong, local))
+    for wrong in (None, graph, model, 5):
+        says = type(wrong).__name__
+        yield refused(f"validate(graph, {says})", says, lambda wrong=wrong: tl.validate(graph, wrong))
+    numbers = {"max_features": (0, 1.5, True, "a"), "n_pushes": (0, None, 1.5, True), "n_controls": (0, None, "a")}
+    for name, values in numbers.items():
+        for value in values:
+            yield refused(
+                f"faithfulness({name}={value!r})", f"{value!r}",
+                lambda n=name, v=value: tl.faithfulness(local, graph, **{n: v}),
+            )  # fmt: skip
+    for seed in (None, 1.5, True, "a", -(2**70), 2**70):
+        yield refused(f"faithfulness(seed={seed})", f"{seed!r}", lambda s=seed: tl.faithfulness(local, graph, seed=s))
+        yield refused(f"validate(seed={seed})", f"{seed!r}", lambda s=seed: tl.validate(graph, local, seed=s))
+    for level in (None, 0, -1, 2, True, "a", float("nan")):
+        yield refused(f"validate(level={level})", f"{level!r}", lambda v=level: tl.validate(graph, local, level=v))
+    for count_ in (None, 0, 1.5, True, "a"):
+        for name in ("n_paths", "n_controls"):
+            yield refused(
+                f"validate({name}={count_!r})", f"{count_!r}",
+                lambda n=name, v=count_: tl.validate(graph, local, **{n: v}),
+            )  # fmt: skip
+    yield works("faithfulness(numbers of numpy)", lambda: tl.faithfulness(local, max_features=numpy.int64(3)))
+    report: Any = tl.faithfulness(local, graph, n_pushes=1, n_controls=1)
+    for name in (None, 5, "nodes", b"x", []):
+        yield refused(f"report[{name!r}]", "There is no figure", lambda n=name: report[n])
+    hop_collapse: Any = collapse.hop_collapse
+    for wrong in (None, 5, [], "L0"):
+        yield refused(f"hop_collapse({wrong!r})", "", lambda wrong=wrong: hop_collapse(graph, local, wrong, wrong))
+
+
 DOORS = {
+    "faithfulness": faithfulness_doors,
     "fidelity": fidelity_doors,
     "generation": generation_doors,
     "graph": graph_doors,

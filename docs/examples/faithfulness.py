@@ -9,7 +9,8 @@ local = [tlc.localize(model, clt, question) for question in questions]
 report = tlc.faithfulness(local)
 print(len(report.prompts), "prompts,", sum(report.features), "features ablated")
 for ranking in ("influence", "activation", "direct_edge", "random_in_layer", "shuffled_graph"):
-    print(f"{ranking:<16} Spearman with KL {report[f'nodes.kl.{ranking}.spearman'].mean:.2f}")
+    found, among_those_that_reach_it = (report[f"{of}.kl.{ranking}.spearman"].mean for of in ("nodes", "reaching"))
+    print(f"{ranking:<16} Spearman with KL {found:.2f}, of features that reach it {among_those_that_reach_it:.2f}")
 for where in ("replacement", "no_mlps"):
     print(f"one block after a push, {where}: cosine {report[f'push.encoder.hop_1.{where}.residual_cosine'].mean:.1f}")
 

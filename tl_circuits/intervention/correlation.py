@@ -3,10 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from tl_circuits.errors import SettingError
+from tl_circuits.graph.asked import whole
 
 # Two numbers are always in a line.
 FEWEST = 3
@@ -46,6 +50,14 @@ class Interval:
             return "-"
         bounds = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.mean:.3f}{bounds}"
+
+
+def as_seed(value: Any) -> int:
+    """Raises `SettingError` for what cannot seed a generator."""
+    seed = whole(value)
+    if seed is None or not 0 <= seed < 2**63:
+        raise SettingError(f"seed={value!r:.80} is no seed: give a whole number from 0 to {2**63 - 1}.")
+    return seed
 
 
 def spearman(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:

@@ -10,8 +10,9 @@ from torch import Tensor
 from tl_circuits.attribution import Targets, attribute
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
-from tl_circuits.graph.asked import number, whole
+from tl_circuits.graph.asked import number
 from tl_circuits.intervention.ablation import Ablating, Held, Readout
+from tl_circuits.intervention.correlation import as_seed
 from tl_circuits.intervention.edge_effects import difference_figures, edge_figures
 from tl_circuits.intervention.faithfulness_report import FaithfulnessReport
 from tl_circuits.intervention.graph_of import check_same
@@ -92,13 +93,11 @@ def _paired(local: Any, graph: Any) -> tuple[Sequence[LocalReplacementModel], Se
 
 
 def _settings(max_features: Any, n_pushes: Any, n_controls: Any, seed: Any) -> dict[str, int | None]:
-    if whole(seed) is None:
-        raise SettingError(f"seed={seed!r:.80} is no whole number: give one, such as 0.")
     return {
         "max_features": None if max_features is None else number("faithfulness", "max_features", max_features),
         "n_pushes": number("faithfulness", "n_pushes", n_pushes),
         "n_controls": number("faithfulness", "n_controls", n_controls),
-        "seed": whole(seed),
+        "seed": as_seed(seed),
     }
 
 

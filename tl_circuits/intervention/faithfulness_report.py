@@ -16,6 +16,8 @@ SHOWN = (
     ("  by direct edge", "nodes.kl.direct_edge.spearman"),
     ("  control: random in layer", "nodes.kl.random_in_layer.spearman"),
     ("  control: shuffled graph", "nodes.kl.shuffled_graph.spearman"),
+    ("  among features that reach the output", "reaching.kl.influence.spearman"),
+    ("  among these, by direct edge", "reaching.kl.direct_edge.spearman"),
     ("influence of features on features, Spearman", "features.influence.spearman"),
     ("  by direct edge", "features.direct_edge.spearman"),
     ("direct effects on targets, sign (nearly forced)", "direct.target.graph.sign"),
@@ -37,7 +39,8 @@ class FaithfulnessReport:
     with bootstrap bounds. A figure that a prompt does not give (too few features, say) is NaN there.
 
     - `nodes.{kl|target}.{ranking}.{spearman|log_pearson|top_5}`: features ranked by influence, and the baselines
-      `activation` and `direct_edge`, against what ablating them does to the output.
+      `activation` and `direct_edge`, against what ablating them does to the output. `reaching.…`: the same among those
+      with any influence, without the many that cannot reach the output and have no effect.
     - `features.{ranking}.{statistic}`: the influence of features on features, against the relative change of
       activations.
     - `{direct|total|knock_on}.{layers_1|…|target}.{by}.{spearman|log_pearson|sign}`: signed effects. Direct ones are
@@ -59,7 +62,7 @@ class FaithfulnessReport:
     settings: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Interval:
-        if name not in self.values:
+        if not isinstance(name, str) or name not in self.values:
             asked = str(name).split(".")[0]
             near = [known for known in self.values if known.startswith(asked)] or list(self.values)
             raise SettingError(

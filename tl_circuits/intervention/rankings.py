@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from jaxtyping import Float64, Int64
@@ -52,11 +53,13 @@ class Case:
 
 
 def node_figures(case: Case, ablations: Ablations) -> Iterator[tuple[str, float]]:
-    """`nodes.{effect}.{ranking}.{statistic}`: rankings of features against their effect on the model's output.
+    """`nodes.{effect}.{ranking}.{statistic}`, `reaching.…`: rankings of features against their effect on the output.
 
     Effects: `kl`, KL(model ‖ ablated) of the next token, and `target`, the mean |change| of the targets'
     centred logits.
     `top_5` is the summed effect of a ranking's five first as a share of that of the five with the largest effects.
+    `reaching.…` is the same among the features that have any influence: others, such as a last layer's at earlier
+    positions, have no effect either, and rankings that know as much are right about them at no cost.
     """
     influence = case.prediction.influence[case.rows]
     shares = case.target_shares
@@ -68,10 +71,12 @@ def node_figures(case: Case, ablations: Ablations) -> Iterator[tuple[str, float]
         "shuffled_graph": [control.influence[case.rows] for control in case.controls],
     }
     effects = {"kl": ablations.divergence, "target": shares @ ablations.targets.abs()}
-    for name, effect in effects.items():
-        for ranking, draws in rankings.items():
-            for statistic, measure in (("spearman", spearman), ("log_pearson", log_pearson), ("top_5", _top)):
-                yield f"nodes.{name}.{ranking}.{statistic}", mean(measure(draw, effect) for draw in draws)
+    measures = (("spearman", spearman), ("log_pearson", log_pearson), ("top_5", _top))
+    for among, some in (("nodes", influence >= 0), ("reaching", influence > 0)):
+        for (name, effect), (ranking, draws) in product(effects.items(), rankings.items()):
+            for statistic, measure in measures:
+                value = mean(measure(draw[some], effect[some]) for draw in draws)
+                yield f"{among}.{name}.{ranking}.{statistic}", value
 
 
 def pair_figures(case: Case, ablations: Ablations) -> Iterator[tuple[str, float]]:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
-from tl_circuits.graph.asked import number, share, whole
+from tl_circuits.graph.asked import number, share
 from tl_circuits.graph.paths import Path
 from tl_circuits.intervention.ablation import Ablating, Ablations, Held, Readout
+from tl_circuits.intervention.correlation import as_seed
 from tl_circuits.intervention.graph_of import check_same
 from tl_circuits.intervention.prediction import Prediction
 from tl_circuits.nodes import Feature, Kind
@@ -136,7 +137,7 @@ def validate(
     *,
     n_paths: int = 5,
     n_controls: int = 20,
-    level: float = 0.1,
+    level: float | int = 0.1,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Validation:
@@ -157,8 +158,9 @@ def validate(
             f"{type(local).__name__} is no local replacement model: give tlc.localize(model, clt, prompt)."
         )
     n_paths, n_controls = number("validate", "n_paths", n_paths), number("validate", "n_controls", n_controls)
-    if share(level) is None or whole(seed) is None:
-        raise SettingError(f"level={level!r:.40}, seed={seed!r:.40}: give a share such as 0.1, and a whole number.")
+    seed, wanted = as_seed(seed), share(level)
+    if wanted is None:
+        raise SettingError(f"level={level!r:.80} is no share: give one above 0 and at most 1, such as 0.1.")
     check_unhooked_since(local)
     refuse_replaced(local.model)
     check_same(graph, local, whole_graph=False)
@@ -172,8 +174,8 @@ def validate(
     with torch.inference_mode(False), torch.no_grad():
         tests = _Tests.of(local, readout, paths, n_controls, seed, progress)
         says = Prediction.of(graph)
-        verdicts = tuple(_verdict(graph, says, tests, path, level) for path in paths)
-    return Validation("".join(local.prompt.strings), verdicts, float(level), int(seed))
+        verdicts = tuple(_verdict(graph, says, tests, path, wanted) for path in paths)
+    return Validation("".join(local.prompt.strings), verdicts, wanted, seed)
 
 
 @dataclass(frozen=True, eq=False)
