@@ -47,6 +47,7 @@ def complaint(name: str, work: Callable[[], Any]) -> float:
     return float(found[1])
 
 
+@pytest.mark.slow
 @both
 def test_edges_that_are_too_large_fail_conservation(model_class: str, monkeypatch: pytest.MonkeyPatch) -> None:
     local = tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), TOKENS)
@@ -54,6 +55,7 @@ def test_edges_that_are_too_large_fail_conservation(model_class: str, monkeypatc
     assert complaint("conservation", lambda: tlc.attribute(local)) < 0.011
 
 
+@pytest.mark.slow
 @both
 def test_a_missing_source_fails_both_checks(model_class: str, monkeypatch: pytest.MonkeyPatch) -> None:
     local = tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), TOKENS)
@@ -67,6 +69,7 @@ def test_a_missing_source_fails_both_checks(model_class: str, monkeypatch: pytes
     assert complaint("finite-difference probe", lambda: tlc.attribute(local)) > 0.01
 
 
+@pytest.mark.slow
 @both
 def test_edges_of_the_wrong_source_fail_the_probe_though_they_conserve(
     model_class: str, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +90,7 @@ def test_edges_of_the_wrong_source_fail_the_probe_though_they_conserve(
     assert graph.probe_error > 1e3 * honest.probe_error
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("loose", ["ln1.hook_scale", "ln_final.hook_scale", "attn.hook_pattern"])
 def test_a_norm_or_pattern_that_is_not_frozen_fails_the_probe(
@@ -106,6 +110,7 @@ def test_a_nonlinear_hook_of_the_users_fails_the_probe(model_class: str, point: 
         assert complaint("finite-difference probe", lambda: tlc.trace(model, models.transcoder(), TOKENS)) > 1e-3
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     ("point", "scale"),
@@ -121,6 +126,7 @@ def test_a_hook_of_the_users_that_scales_inside_a_block_or_adds_passes_both_chec
     assert graph.probe_error < 1e-9
 
 
+@pytest.mark.slow
 @both
 def test_a_hook_of_the_users_that_scales_between_blocks_is_traced_exactly(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)

@@ -161,6 +161,7 @@ def test_a_golden_graph_in_such_a_file_keeps_circuit_tracers_numbers(path: Path,
     assert_circuit_tracers(graph, known.expected, known.scores)
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_what_circuit_tracer_would_save_of_a_graph_comes_back_without_constants(
     tmp_path_factory: pytest.TempPathFactory, recipe: Recipe
@@ -351,6 +352,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, kept: int) -> None:
         convert_graph(path)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_flipped_file_never_reaches_a_stack_trace(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -190,6 +190,7 @@ def one_line(result: Result) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_transcoder_that_is_not_there() -> None:
     result = run("trace", "--prompt", "x", "--transcoder", "no\nwhere\x1b[31m", "--json")
     assert one_line(result).startswith(r"tl-circuits: There is no folder 'no\nwhere\x1b[31m' on this machine")
@@ -214,6 +215,7 @@ def test_a_model_without_a_transcoder_is_refused_from_python_too() -> None:
         named.load("gpt2", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -239,6 +241,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 # What is done
 
 
+@pytest.mark.slow
 def test_a_model_and_a_transcoder_in_folders(folders: tuple[str, str], tmp_path: Path) -> None:
     graph, viewed = tmp_path / "x.graph", tmp_path / "x.json"
     result = trace(folders, "--prune", "0.5", "--out", str(graph), "--json-out", str(viewed), "--json")
@@ -256,6 +259,7 @@ def test_a_model_and_a_transcoder_in_folders(folders: tuple[str, str], tmp_path:
     assert found["outputs"][0]["probability"] == pytest.approx(float(top), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_targets_coverage_and_limits_are_passed_on(folders: tuple[str, str]) -> None:
     result = trace(folders, "--target", " Austin", "--target", " robin", "--coverage", "0.5", "--json")
     found = json.loads(result.stdout)
@@ -268,6 +272,7 @@ def test_targets_coverage_and_limits_are_passed_on(folders: tuple[str, str]) -> 
     assert feature["label"] == "L2/3@5"
 
 
+@pytest.mark.slow
 def test_a_warning_is_one_line_and_not_among_the_results(folders: tuple[str, str]) -> None:
     result = trace(folders, "--dtype", "bfloat16", "--json")
     assert result.exit_code == 0
@@ -276,6 +281,7 @@ def test_a_warning_is_one_line_and_not_among_the_results(folders: tuple[str, str
     assert any(line.startswith("warning: The model is in torch.bfloat16") for line in warned)
 
 
+@pytest.mark.slow
 def test_words_that_the_model_does_not_know_are_warned_of(folders: tuple[str, str]) -> None:
     result = trace(folders, "--json", prompt="the capital of Zembla is")
     assert "warning: The model's vocabulary lacks what stands at positions [4] of the prompt" in result.stderr
@@ -284,6 +290,7 @@ def test_words_that_the_model_does_not_know_are_warned_of(folders: tuple[str, st
     assert "vocabulary" not in trace(folders, "--json").stderr
 
 
+@pytest.mark.slow
 def test_what_libraries_print_is_not_among_the_results(
     folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -394,6 +401,7 @@ def test_firing_is_the_share_of_summed_activation_by_token_and_by_what_is_asked(
     assert told > 20
 
 
+@pytest.mark.slow
 def test_budgets_of_time_and_memory_stop_a_trace_and_refuse_what_does_not_fit(folders: tuple[str, str]) -> None:
     assert json.loads(trace(folders, "--time-budget", "0.001", "--json").stdout)["coverage"] < 1
     little = trace(folders, "--memory-budget", "0.00002")

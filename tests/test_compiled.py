@@ -26,6 +26,7 @@ def test_the_transcoder_reproduces_the_mlps_to_the_last_bit(circuit: compiled.Co
             assert torch.equal(circuit.model(prompt.tokens), logits)
 
 
+@pytest.mark.slow
 def test_the_graph_finds_exactly_the_planted_edges(circuit: compiled.Compiled) -> None:
     for prompt in circuit.prompts:
         graph = trace(circuit.model, circuit.transcoder, prompt.tokens, [prompt.answer])
@@ -34,6 +35,7 @@ def test_the_graph_finds_exactly_the_planted_edges(circuit: compiled.Compiled) -
         assert found == {(edge.source, edge.target): edge.weight for edge in prompt.edges}
 
 
+@pytest.mark.slow
 def test_the_features_of_the_graph_are_those_of_the_plan(circuit: compiled.Compiled) -> None:
     for prompt in circuit.prompts:
         graph = trace(circuit.model, circuit.transcoder, prompt.tokens, [prompt.answer])
@@ -50,6 +52,7 @@ def test_the_planted_inputs_of_the_answer_are_its_logit(circuit: compiled.Compil
         assert into == pytest.approx(float(logits[prompt.answer] - logits.mean()))
 
 
+@pytest.mark.slow
 def test_a_gate_that_is_shut_has_no_active_feature() -> None:
     circuit = compiled.conjunction()
     opened, *shut = circuit.prompts

@@ -50,6 +50,7 @@ def test_a_pickle_that_runs_code_is_not_converted(tmp_path: Path, content: objec
     assert not (tmp_path / "converted").exists()
 
 
+@pytest.mark.slow
 @given(place=st.integers(0, 3000), value=st.integers(0, 255))
 def test_a_damaged_pickle_is_refused_or_read_and_never_a_stack_trace(place: int, value: int) -> None:
     with TemporaryDirectory() as folder:

@@ -39,6 +39,7 @@ def test_a_tensor_of_another_shape_is_refused_with_both(tmp_path: Path, writer: 
         load_folder(tmp_path / "set")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_settings_that_are_no_table_are_refused(tmp_path: Path, writer: str) -> None:
     WRITERS[writer](tmp_path / "set")

@@ -23,6 +23,7 @@ SCHEMA = json.loads((Path(__file__).parent / "graph.schema.json").read_text(enco
 # Tables -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_tables_and_networkx_hold_the_matrix(recipe: Recipe) -> None:
     graph = recipe()
@@ -64,6 +65,7 @@ def test_targets_at_one_place_keep_apart() -> None:
 # JSON ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(recipes, st.booleans(), st.booleans())
 def test_every_graph_is_written_by_the_schema(recipe: Recipe, pruned: bool, constants: bool) -> None:
     graph = recipe()
@@ -82,6 +84,7 @@ def test_every_graph_is_written_by_the_schema(recipe: Recipe, pruned: bool, cons
     assert sum(node["is_target_logit"] for node in written["nodes"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_cumulative_influence_is_circuit_tracers(path: Path) -> None:
     example = golden(path)

@@ -65,6 +65,7 @@ def test_influence_ranks_the_features_of_a_known_circuit_as_ablation_does(on_pap
         assert mean < 0.8
 
 
+@pytest.mark.slow
 def test_knock_on_effects_of_a_known_circuit_are_those_that_were_compiled() -> None:
     local, graph = ladders.local(), ladders.graph()
     ablating, rows = Ablating(local, Readout.of(local, graph)), ladders.feature_rows(graph)
@@ -87,6 +88,7 @@ def _in_order(rows: dict[tuple[int, int], int]) -> list[float]:
     return [effect for _, effect in sorted((rows[feature], effect) for feature, effect in ladders.TO_ANSWER.items())]
 
 
+@pytest.mark.slow
 def test_an_exact_transcoder_agrees_with_the_model_in_every_push_and_derivative() -> None:
     for circuit in (ladders.ladder(), compiled.chain_at_one_token(), compiled.chain_across_positions()):
         local = ladders.local(circuit)
@@ -100,6 +102,7 @@ def test_an_exact_transcoder_agrees_with_the_model_in_every_push_and_derivative(
         assert cosines["no_mlps"][0] < 0.99
 
 
+@pytest.mark.slow
 def test_write_shares_of_known_circuits() -> None:
     shares = write_shares(ladders.local(compiled.parallel_paths()))
     # Into layer 1 go 3 - 1 by its own features and 2 by a feature of layer 0, all along the answer.
@@ -113,6 +116,7 @@ def test_write_shares_of_known_circuits() -> None:
     assert write_shares(lies).across == pytest.approx([0, 1])
 
 
+@pytest.mark.slow
 def test_hop_collapse_of_a_chain_is_0_and_of_a_transcoder_that_writes_both_steps_at_once_1() -> None:
     chain = compiled.chain_at_one_token()
     local = ladders.local(chain)
@@ -128,6 +132,7 @@ def test_hop_collapse_of_a_chain_is_0_and_of_a_transcoder_that_writes_both_steps
     assert false.to_dict()["collapse"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_mediator_carries_what_its_own_path_does() -> None:
     circuit = compiled.parallel_paths()
     found = hop_collapse(ladders.graph(circuit), ladders.local(circuit), "L0/0@2", ["L1/0@2"])
@@ -139,6 +144,7 @@ def test_a_mediator_carries_what_its_own_path_does() -> None:
 # Predictions
 
 
+@pytest.mark.slow
 @both
 def test_direct_effects_are_those_of_ablation_with_everything_held(model_class: str) -> None:
     local = tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), torch.arange(N_POS), (0,))
@@ -195,6 +201,7 @@ def test_shuffling_keeps_what_each_row_sums_up_and_where_it_comes_from(graph: tl
 # Ablations
 
 
+@pytest.mark.slow
 @both
 def test_batches_do_what_one_ablation_at_a_time_does(model_class: str) -> None:
     local = tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), torch.arange(N_POS), (0,))
@@ -222,6 +229,7 @@ def test_batches_do_what_one_ablation_at_a_time_does(model_class: str) -> None:
             assert float(found.difference[column]) == pytest.approx(float(change[first] - change[second]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_size_of_batches(
     local: LocalReplacementModel, graph: tlc.AttributionGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +320,7 @@ def _added(push: Push) -> Any:
 # Statistics
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-50, 50), min_size=3, max_size=30, unique=True), st.randoms())
 def test_ranks_correlate_whatever_the_scale(numbers: list[int], dealer: Any) -> None:
     x = torch.tensor(numbers, dtype=torch.float64)
@@ -381,6 +390,7 @@ def test_on_the_demo_influence_beats_its_controls_and_a_report_can_be_kept() -> 
         report.prompts = ()  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_a_sample_of_features_is_drawn_by_the_seed() -> None:
     local, graph = ladders.local(), ladders.graph()
     some, same, other = (tlc.faithfulness(local, graph, max_features=3, n_controls=1, seed=s) for s in (1, 1, 2))
@@ -413,6 +423,7 @@ def test_the_benchmark_runs_and_says_what_was_aimed_at(tmp_path: Path) -> None:
 # What is refused
 
 
+@pytest.mark.slow
 def test_graphs_of_something_else_are_refused(local: LocalReplacementModel, graph: tlc.AttributionGraph) -> None:
     model = local.model
     other = tlc.attribute(tlc.localize(model, models.transcoder(), torch.arange(N_POS - 1), (0,)))

@@ -76,6 +76,7 @@ def test_a_transcoder_that_reproduces_the_mlps_has_no_error_at_all(circuit: Any)
         assert layer.kl.value == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_neurons_as_features_are_the_model_itself() -> None:
     model: Any = models.hooked("gpt2", act_fn="relu")
     blocks = [block.mlp for block in model.blocks]
@@ -98,6 +99,7 @@ def constant(b_dec: Tensor) -> CrossLayerTranscoder:
     return CrossLayerTranscoder(nothing, nothing[..., 0], nothing, b_dec)
 
 
+@pytest.mark.slow
 @both
 def test_writing_nothing_leaves_all_and_more_than_the_variance_unexplained(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -110,6 +112,7 @@ def test_writing_nothing_leaves_all_and_more_than_the_variance_unexplained(model
         assert layer.density_histogram == (0,) * (len(DENSITY_EDGES) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "model_class"), list(zip(models.FAMILIES, models.CLASSES * 3, strict=True)))
 def test_writing_the_mean_is_the_floor(family: str, model_class: str) -> None:
     model, read = models.model_of(family, model_class), models.reads(family)[0]
@@ -335,6 +338,7 @@ def test_batch_topk_is_evaluated_as_at_inference_and_stays_in_training(model_cla
     assert all(module.training for module in transcoder.modules())
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_models_in_16_bits_give_nearly_the_same_figures(model_class: str, dtype: torch.dtype) -> None:
@@ -349,6 +353,7 @@ def test_models_in_16_bits_give_nearly_the_same_figures(model_class: str, dtype:
     assert found.kl.floor.value == pytest.approx(expected.kl.floor.value, rel=0.1)
 
 
+@pytest.mark.slow
 @both
 def test_the_model_is_as_it_was(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -376,6 +381,7 @@ def test_hooks_of_the_users_own_make_another_model_whose_prompts_run_one_by_one(
 # Intervals
 
 
+@pytest.mark.slow
 def test_intervals_hold_their_figures_and_are_narrower_for_more_prompts() -> None:
     model, transcoder = models.hooked("gpt2"), models.transcoder()
     generator = torch.Generator().manual_seed(0)
@@ -411,6 +417,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(level: float)
     assert found.value - found.low == pytest.approx(half, rel=0.08)
 
 
+@pytest.mark.slow
 def test_one_prompt_has_no_interval_and_the_seed_decides_those_of_more() -> None:
     model, transcoder = models.hooked("gpt2"), models.transcoder()
     alone = tlc.evaluate(model, transcoder, PROMPTS[:1])
@@ -425,6 +432,7 @@ def test_one_prompt_has_no_interval_and_the_seed_decides_those_of_more() -> None
 # What is told
 
 
+@pytest.mark.slow
 def test_a_report_is_json_and_a_table() -> None:
     model, transcoder = models.hooked("gpt2"), models.transcoder()
     found = tlc.evaluate(model, transcoder, {"a\nb\x1b[2J": PROMPTS, "[red]": PROMPTS[:1]}, each_layer=True)
@@ -442,6 +450,7 @@ def test_a_report_is_json_and_a_table() -> None:
     assert without.overall.layers[0].agreement is None
 
 
+@pytest.mark.slow
 def test_densities_are_counted_by_decades() -> None:
     found = tlc.evaluate(models.hooked("gpt2"), models.transcoder(), PROMPTS).overall
     for layer in found.layers:
@@ -553,6 +562,7 @@ def test_a_model_whose_mlps_are_replaced_already() -> None:
         tlc.evaluate(model, transcoder, PROMPTS)
 
 
+@pytest.mark.slow
 def test_nan_and_infinity_in_what_comes_out() -> None:
     model = fresh()
     damaged = copy.deepcopy(models.transcoder())

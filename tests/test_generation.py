@@ -52,6 +52,7 @@ def near(found: Tensor, expected: Tensor) -> None:
 # Laws
 
 
+@pytest.mark.slow
 @every_family
 @both
 def test_without_interventions_it_is_the_models_own_greedy_continuation(family: str, model_class: str) -> None:
@@ -94,6 +95,7 @@ def test_what_changes_nothing_leaves_the_models_own_continuation_bit_for_bit(
     assert same.inactive == ((silent(local, 5),) if changes == "inactive" else same.inactive)
 
 
+@pytest.mark.slow
 @every_mode
 @pytest.mark.parametrize("family", ["gpt2", "qwen3"])
 @both
@@ -151,6 +153,7 @@ def test_a_prompt_keeps_its_changed_values_while_the_text_grows(model_class: str
     near(found.logits[0], once.logits[-1])
 
 
+@pytest.mark.slow
 def test_after_the_prompt_attention_and_mlps_run_freely(local: LocalReplacementModel) -> None:
     """Were they held at the model's own pass over the same text, as `intervene` holds them, it would say otherwise."""
     done = Do(strongest(local), scale=-6)
@@ -181,6 +184,7 @@ def test_tokens_are_drawn_by_a_seed_and_nothing_else_moves(local: LocalReplaceme
     assert tlc.generate(local, [], 7, temperature=1e-9).tokens.tolist() == greedy
 
 
+@pytest.mark.slow
 def test_tokens_are_drawn_as_often_as_they_are_likely(local: LocalReplacementModel) -> None:
     drawn = [int(tlc.generate(local, [], 1, temperature=2.0, top_k=3, seed=seed).tokens) for seed in range(400)]
     top = local.logits[-1].topk(3)
@@ -204,6 +208,7 @@ def test_texas_is_swapped_and_the_demo_ends_its_sentence() -> None:
     assert f"{len(result)} new tokens, {result.text!r}" in repr(result)
 
 
+@pytest.mark.slow
 @both
 def test_nothing_is_left_on_the_model(model_class: str) -> None:
     local = local_of("gpt2", model_class)

@@ -21,6 +21,7 @@ ROTARY_IN_FLOAT32 = 1e-6
 every_file = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 
 
+@pytest.mark.slow
 @every_file
 @pytest.mark.parametrize(
     ("dtype", "same_rotary", "tolerance"),
@@ -44,6 +45,7 @@ def test_the_graph_is_circuit_tracers(path: Path, dtype: torch.dtype, same_rotar
     )
 
 
+@pytest.mark.slow
 @every_file
 def test_pruned_in_circuit_tracers_way_it_keeps_the_same_nodes_and_edges(path: Path) -> None:
     tensors, about = read(path)
@@ -61,6 +63,7 @@ def test_pruned_in_circuit_tracers_way_it_keeps_the_same_nodes_and_edges(path: P
     assert torch.equal(edges, tensors["expected.prune_edge_mask"][mask][:, mask])
 
 
+@pytest.mark.slow
 @every_file
 def test_its_scores_are_circuit_tracers(path: Path) -> None:
     tensors, about = read(path)

@@ -38,6 +38,7 @@ def test_a_large_matrix_is_refused_with_its_size() -> None:
     assert graph.adjacency(max_nodes=len(graph.nodes)).shape == (len(graph.nodes),) * 2
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_edges_survive_every_form(recipe: Recipe) -> None:
     edges = recipe().edges
@@ -201,6 +202,7 @@ def test_a_name_of_nothing_is_refused(name: str | int, message: str) -> None:
         random_graph(0).node(name)
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_inputs_and_outputs_are_the_matrix_sorted_by_size(recipe: Recipe) -> None:
     graph = recipe()
@@ -264,6 +266,7 @@ def every_path(graph: AttributionGraph, constants: bool) -> dict[tuple[int, ...]
     return found
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(1, 8), st.booleans(), st.sampled_from([0.0, 0.4]))
 def test_the_strongest_paths_are_the_strongest_of_all_paths(
     seed: int, k: int, constants: bool, unexpanded: float
@@ -275,6 +278,7 @@ def test_the_strongest_paths_are_the_strongest_of_all_paths(
         assert path.share == pytest.approx(every[tuple(view.row for view in path.nodes)])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000))
 def test_the_paths_from_tokens_carry_the_influence_of_tokens(seed: int) -> None:
     graph = random_graph(seed, n_layers=3, n_pos=1, n_features=6, density=0.6)

@@ -44,6 +44,7 @@ def assert_same(first: AttributionGraph, second: AttributionGraph) -> None:
         assert getattr(first, name) == pytest.approx(getattr(second, name), nan_ok=True, abs=0)
 
 
+@pytest.mark.slow
 @given(recipes, st.booleans(), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
 def test_a_saved_graph_is_the_same_graph(
     tmp_path_factory: pytest.TempPathFactory, recipe: Recipe, pruned: bool, dtype: torch.dtype
@@ -96,6 +97,7 @@ def test_pickles_and_noise_are_refused(tmp_path: Path, content: bytes) -> None:
         load_graph(path)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_cut_or_flipped_file_never_reaches_a_stack_trace(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -224,6 +226,7 @@ def test_metadata_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
         load_graph(path)
 
 
+@pytest.mark.slow
 def test_reading_a_graph_loads_no_model_library() -> None:
     code = (
         "import sys, tl_circuits.graph\n"

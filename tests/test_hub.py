@@ -116,6 +116,7 @@ def test_a_connection_that_is_always_cut_is_an_error(hub: Hub, name: str) -> Non
         hf_hub_download(name, "sub/weights.safetensors")
 
 
+@pytest.mark.slow
 def test_without_network_what_was_downloaded_stays(hub: Hub, name: str) -> None:
     found = hf_hub_download(name, "config.json")
     with hub.down():

@@ -30,6 +30,7 @@ def dense_influence(graph: AttributionGraph, constants: bool) -> torch.Tensor:
     return target_shares(graph.nodes, graph.target_weights) @ (torch.linalg.inv(identity - shares) - identity)
 
 
+@pytest.mark.slow
 @given(recipes, st.booleans())
 def test_one_pass_equals_the_matrix_inverse(recipe: Recipe, constants: bool) -> None:
     graph = recipe()
@@ -38,6 +39,7 @@ def test_one_pass_equals_the_matrix_inverse(recipe: Recipe, constants: bool) -> 
     )
 
 
+@pytest.mark.slow
 @given(recipes, st.booleans())
 def test_the_shares_of_a_row_sum_to_one_or_to_nothing(recipe: Recipe, constants: bool) -> None:
     graph = recipe()
@@ -46,6 +48,7 @@ def test_the_shares_of_a_row_sum_to_one_or_to_nothing(recipe: Recipe, constants:
     assert bool(((sums - 1).abs().lt(1e-12) | sums.eq(0)).all())
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_all_influence_ends_where_nothing_enters_when_every_row_has_counted_inputs(recipe: Recipe) -> None:
     graph = recipe()
@@ -57,6 +60,7 @@ def test_all_influence_ends_where_nothing_enters_when_every_row_has_counted_inpu
     torch.testing.assert_close(ends, torch.tensor(1.0, dtype=torch.float64), rtol=1e-12, atol=0.0)
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_an_edge_carries_its_share_of_what_its_target_carries(recipe: Recipe) -> None:
     graph = recipe()
@@ -70,6 +74,7 @@ def test_an_edge_carries_its_share_of_what_its_target_carries(recipe: Recipe) ->
     torch.testing.assert_close(carried, dense[graph.edges.target, graph.edges.source.long()], rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_influence_by_length_adds_up_powers_of_the_shares(recipe: Recipe) -> None:
     graph = recipe()

@@ -131,6 +131,7 @@ def test_inside_replace_mlps_it_is_refused(local: LocalReplacementModel) -> None
         tlc.intervene(local, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["constrained", "iterative"])
 def test_without_the_features_of_texas_dallas_does_not_lead_to_austin(mode: Any) -> None:
     model, clt = tlc.demo()

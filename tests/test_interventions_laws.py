@@ -56,6 +56,7 @@ def test_interventions_are_circuit_tracers(path: Path, theirs: str, dtype: torch
         torch.testing.assert_close(after, read_by, atol=10 * rounding, rtol=0)
 
 
+@pytest.mark.slow
 @every_family
 @every_class
 @every_kind
@@ -96,6 +97,7 @@ def test_direct_effects_are_the_graphs_edges(family: str, model_class: str, kind
 # Each mode against the same thing done by hand, with TransformerLens's own hooks.
 
 
+@pytest.mark.slow
 @every_class
 @every_kind
 @pytest.mark.parametrize(("attention", "first", "last"), [("frozen", 0, 1), ("frozen", 1, 1), ("free", 1, 2)])
@@ -170,6 +172,7 @@ def a_local(model_class: str, kind: str = "CLT", dtype: torch.dtype = torch.floa
 # What changes nothing
 
 
+@pytest.mark.slow
 @every_class
 @every_mode
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -184,6 +187,7 @@ def test_a_pass_without_edits_is_the_models_own_bit_for_bit(model_class: str, mo
     assert torch.equal(outcome.after, local.activations)
 
 
+@pytest.mark.slow
 @every_class
 @every_kind
 @every_mode
@@ -207,6 +211,7 @@ def test_what_changes_nothing_gives_the_models_own_logits_bit_for_bit(model_clas
     assert torch.equal(tlc.intervene(local, [], mode=mode).logits, local.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "mode"),
     [

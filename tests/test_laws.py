@@ -54,6 +54,7 @@ def draw_local(
     return localize(models.model_of(family, model_class, dtype), transcoder, prompt, masked_positions=masked)
 
 
+@pytest.mark.slow
 @every_family
 @every_class
 @every_kind
@@ -142,6 +143,7 @@ def _without_gathered(points: _HookPoints, name: str) -> str | None:
     return None if name.endswith("hook_z") else _find(points, name)
 
 
+@pytest.mark.slow
 @every_family
 @every_class
 def test_the_engine_changes_nothing_batches_prefixes_and_order(
@@ -163,6 +165,7 @@ def test_the_engine_changes_nothing_batches_prefixes_and_order(
     torch.testing.assert_close(other, whole, atol=2e-5 if model_class == "bridge" and family in RMS else 1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @every_family
 @every_class
 @pytest.mark.parametrize("coverage", [0.5, 0.9])
@@ -192,6 +195,7 @@ def test_a_partial_graph_has_the_rows_of_the_full_one_and_the_coverage_it_claims
     assert partial.coverage == pytest.approx(1 - float(ends[unexpanded].sum()), abs=1e-9)
 
 
+@pytest.mark.slow
 @every_class
 def test_a_per_layer_transcoder_is_the_cross_layer_one_whose_other_decoders_are_zero(model_class: str) -> None:
     model, narrow = models.model_of("gpt2", model_class), models.transcoder(span=1)
@@ -216,6 +220,7 @@ def test_a_per_layer_transcoder_is_the_cross_layer_one_whose_other_decoders_are_
     )
 
 
+@pytest.mark.slow
 @every_class
 def test_a_limited_span_is_the_full_one_whose_far_decoders_are_zero(model_class: str) -> None:
     model, narrow = models.model_of("gpt2", model_class), models.transcoder(span=2)
@@ -241,6 +246,7 @@ def test_a_limited_span_is_the_full_one_whose_far_decoders_are_zero(model_class:
     torch.testing.assert_close(graph(decoders), graph(wide), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @every_class
 def test_every_graph_says_how_exact_it_is(model_class: str) -> None:
     graph = attribute(
@@ -250,6 +256,7 @@ def test_every_graph_says_how_exact_it_is(model_class: str) -> None:
     assert 0 < graph.probe_error < 1e-5
 
 
+@pytest.mark.slow
 @every_class
 def test_direction_and_feature_targets_read_inner_layers(model_class: str) -> None:
     local = localize(models.model_of("gpt2", model_class), models.transcoder(), torch.arange(9))

@@ -29,6 +29,7 @@ def test_a_plan_counts_at_least_the_edges_that_come(family: str) -> None:
     assert (0.4 if family == "pythia" else 0.8) * planned.edges < int(rows.sum()) <= planned.edges
 
 
+@pytest.mark.slow
 def test_each_stop_is_said_in_the_graph() -> None:
     here = local()
     assert attribute(here).provenance.settings["stopped_by"] == "everything"
@@ -48,6 +49,7 @@ def test_a_time_budget_leaves_a_graph_that_is_whole_as_far_as_it_goes() -> None:
     assert graph.conservation_error < 1e-9
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_on_the_way_stops_a_partial_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tl_circuits.attribution.expansion.LARGEST_ROUND", 8)
     here = local()
@@ -59,6 +61,7 @@ def test_memory_that_runs_out_on_the_way_stops_a_partial_graph(monkeypatch: pyte
     assert len(graph.edges) < len(whole.edges)
 
 
+@pytest.mark.slow
 def test_a_full_graph_that_does_not_fit_is_refused_with_the_numbers() -> None:
     here = local()
     planned = plan(here, Sweep.of(here))
@@ -69,6 +72,7 @@ def test_a_full_graph_that_does_not_fit_is_refused_with_the_numbers() -> None:
     assert attribute(here, memory_budget=planned.bytes).coverage == 1
 
 
+@pytest.mark.slow
 def test_a_budget_that_holds_no_target_is_refused_with_the_least_that_does() -> None:
     with pytest.raises(SettingError, match=r"memory_budget=1000 is too little .* needs \d+ bytes at least") as caught:
         attribute(local(), coverage=0.5, memory_budget=1000)

@@ -84,6 +84,7 @@ def test_from_a_name_to_a_graph(hub: Hub, name: str) -> None:
     assert graph.provenance.transcoder_kind == ("CLT" if "cross" in name or name == "mntss" else "PLT")
 
 
+@pytest.mark.slow
 def test_layers_without_a_config_are_read_as_their_release_says(hub: Hub) -> None:
     """As some of mwhanna's lie on the hub; SAELens says what they read."""
     written = stand_ins.mwhanna(hub)
@@ -103,6 +104,7 @@ def test_layers_without_a_config_are_read_as_their_release_says(hub: Hub) -> Non
         load_transcoder("mwhanna-qwen3-0.6b-transcoders-lowl0")
 
 
+@pytest.mark.slow
 def test_a_threshold_below_zero_lets_negative_features_through(hub: Hub) -> None:
     """The cross-layer transcoder is loaded as what it is: SAELens reads neither its thresholds nor its decoders."""
     stand_ins.mntss(hub)
@@ -213,6 +215,7 @@ def test_what_was_loaded_by_name_says_the_name_and_the_commit(hub: Hub, name: st
     assert source.startswith(stand_in.source if "/" not in stand_in.source else address["repo"])
 
 
+@pytest.mark.slow
 def test_the_address_that_a_transcoder_says_it_came_from_loads_it_again(hub: Hub) -> None:
     folder = hub.repository("me/clts")
     write_circuit_tracer(folder / "small" / "v1", cross_layer=True)
@@ -239,6 +242,7 @@ def assert_same_weights(found: tlc.CrossLayerTranscoder, expected: tlc.CrossLaye
 # By address
 
 
+@pytest.mark.slow
 def test_an_address_names_a_repository_a_revision_and_a_folder(hub: Hub) -> None:
     written = write_circuit_tracer(hub.repository("me/clts") / "small" / "v1", cross_layer=True)
     commit = hub.commit("me/clts")
@@ -272,6 +276,7 @@ def test_a_newer_commit_is_fetched_whole_and_never_mixed_with_an_older_one(hub: 
     assert_computes(load_transcoder("me/clt"), written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gemma-scope-1", "gemma-scope-2", "gemma-scope-2 cross-layer", "layers"])
 def test_a_config_may_list_files_of_other_repositories(hub: Hub, kind: str) -> None:
     """As circuit-tracer's own collections do: `transcoders: [hf://google/…/layer_0/…/params.npz, …]`."""
@@ -473,6 +478,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_whole_files_alone(hub: Hub, monke
 # What is there
 
 
+@pytest.mark.slow
 def test_a_file_that_is_cut_short_on_the_hub_is_refused(hub: Hub) -> None:
     stand_ins.mntss(hub)
     path = hub.repository("mntss/clt-gemma-2-2b-2.5M") / "W_dec_3.safetensors"

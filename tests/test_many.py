@@ -132,6 +132,7 @@ def test_every_setting_reaches_trace(demo: Demo, tmp_path: Path, monkeypatch: py
     assert len(top.target_labels) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_the_index_says_what_became_of_each_prompt(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, [PROMPTS[1], "", torch.tensor([1, 5, 6])], tmp_path)
@@ -156,6 +157,7 @@ def test_the_index_says_what_became_of_each_prompt(demo: Demo, tmp_path: Path) -
     assert [entry.to_dict() for entry in results.entries] == [done, failed, ids]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_graphs_are_loaded_one_at_a_time(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
@@ -205,6 +207,7 @@ def test_hostile_prompts_are_traced_or_fail_each_for_itself(demo: Demo, tmp_path
 # What fails
 
 
+@pytest.mark.slow
 def test_a_prompt_that_fails_does_not_stop_the_rest_and_is_tried_again(
     demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
@@ -239,6 +242,7 @@ def test_a_prompt_that_takes_too_much_memory_does_not_stop_the_rest(
     assert (len(results), len(results.failed)) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), ZeroDivisionError(), KeyboardInterrupt()])
 def test_what_is_nobodys_fault_ends_it_and_what_is_done_stays(
@@ -255,6 +259,7 @@ def test_what_is_nobodys_fault_ends_it_and_what_is_done_stays(
         left.graph(1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_no_half_written_graph_is_taken_for_a_whole_one(
@@ -328,6 +333,7 @@ def test_other_settings_and_prompts_are_refused(
     assert len(tlc.TraceResults.load(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_another_model_or_transcoder_is_refused(tmp_path: Path, demo: Demo) -> None:
     model, clt = tlc.demo()
     prompt = PROMPTS[1:2]
@@ -362,6 +368,7 @@ def test_weights_are_told_by_a_sample_where_they_are_many() -> None:
     assert SAMPLE < WHOLE
 
 
+@pytest.mark.slow
 def test_overwriting_traces_all_anew_and_removes_what_was_written_alone(
     demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
@@ -570,6 +577,7 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(app, ["trace-many", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_the_command_traces_a_file_and_goes_on_where_it_was_broken_off(tmp_path: Path, calls: list[Any]) -> None:
     (tmp_path / "p.txt").write_text("36+59=\n" + "9" * 200 + "\n")
     for _ in range(2):
@@ -583,6 +591,7 @@ def test_the_command_traces_a_file_and_goes_on_where_it_was_broken_off(tmp_path:
     assert (graph.target_labels, graph.provenance.settings["coverage"]) == (("9",), 0.9)
 
 
+@pytest.mark.slow
 def test_the_command_prints_json(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('"36+59="\n')
     result = run(tmp_path / "p.jsonl", tmp_path / "out", "--plt", "--json")

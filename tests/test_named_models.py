@@ -55,6 +55,7 @@ def gap(one: AttributionGraph, other: AttributionGraph) -> float:
     return float(((a - b).abs().amax(1) / a.abs().sum(1).clamp_min(1e-30))[one.expanded].max())
 
 
+@pytest.mark.slow
 @every_family
 @pytest.mark.parametrize("read", ["ln2.hook_normalized", "mlp.hook_in"])
 def test_both_classes_trace_the_same_graph_by_name(model_of: Callable[..., Any], family: str, read: str) -> None:
@@ -65,6 +66,7 @@ def test_both_classes_trace_the_same_graph_by_name(model_of: Callable[..., Any],
     assert of_bridge.provenance.masked_why == of_hooked.provenance.masked_why
 
 
+@pytest.mark.slow
 @every_family
 def test_in_float64_they_differ_by_what_a_bridge_keeps_in_float32(model_of: Callable[..., Any], family: str) -> None:
     # A bridge runs transformers' modules, whose rotations and RMS norms are float32 whatever the model's dtype; GPT-2
@@ -74,6 +76,7 @@ def test_in_float64_they_differ_by_what_a_bridge_keeps_in_float32(model_of: Call
     assert gap(*pair) < {"gpt2": 1e-14, "pythia": 1e-8}.get(family, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_hub")
 @pytest.mark.parametrize("name", ["gpt2", "openai-community/gpt2", "EleutherAI/pythia-70m"])
 def test_a_model_is_loaded_by_its_name_with_a_transcoder_of_a_folder(tmp_path: Path, name: str) -> None:
@@ -101,6 +104,7 @@ def offline(hub: Hub) -> Iterator[str]:
         yield "google/gemma-2-2b"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bridge", "hooked"])
 @pytest.mark.parametrize(
     ("trouble", "says"),
@@ -159,6 +163,7 @@ def test_qwens_end_of_turn_is_no_bos_though_transformer_lens_calls_it_one(
     assert prompt.masked == ()
 
 
+@pytest.mark.slow
 @both
 def test_a_chat_with_gemma_3_has_its_first_four_tokens_masked(model_of: Callable[..., Any], model_class: str) -> None:
     model = model_of("gemma-3", model_class)

@@ -88,6 +88,7 @@ def test_of_two_targets_at_one_place_the_first_is_found() -> None:
     assert directions.row_named("target L2@2") == first
 
 
+@pytest.mark.slow
 @given(keep=st.lists(st.booleans(), min_size=len(nodes()), max_size=len(nodes())))
 def test_a_subset_keeps_the_order_and_only_what_was_kept(keep: list[bool]) -> None:
     whole, part = nodes(), nodes().subset(torch.tensor(keep))

@@ -120,6 +120,7 @@ def test_another_name_is_refused_with_the_names_there_are() -> None:
 LOADED = "import sys; print(*sorted({'torch', 'transformer_lens', 'sae_lens', 'transformers'} & set(sys.modules)))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "loaded"),
     [
@@ -136,6 +137,7 @@ def test_a_name_loads_no_more_than_it_needs(statement: str, loaded: str) -> None
 # The house
 
 
+@pytest.mark.slow
 def test_a_room_imports_only_from_below() -> None:
     pytest.importorskip("importlinter")
     process = run(str(Path(sys.executable).parent / "lint-imports"), "--no-cache")
@@ -161,6 +163,7 @@ def test_sae_lens_is_imported_in_one_file_only() -> None:
 CONVERT_PICKLES = {"transcoder/files/dunefsky.py", "graph/circuit_tracer.py"}
 
 
+@pytest.mark.slow
 def test_no_pickle_is_ever_executed() -> None:
     for path, tree in modules():
         opened = imported(tree) & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -182,6 +185,7 @@ def test_files_and_functions_are_short() -> None:
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
 
 
+@pytest.mark.slow
 def test_nothing_is_named_for_what_is_left_over() -> None:
     drawers = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
     assert not {path.as_posix() for path, _ in modules() if {path.stem, *path.parts} & drawers}

@@ -30,6 +30,7 @@ def test_the_lengths_cost_least_of_all(work: list[float]) -> None:
     assert cost(work, found, 4000) == pytest.approx(min(cost(work, lengths, 4000) for lengths in every))
 
 
+@pytest.mark.slow
 def test_no_more_passes_than_leave_room() -> None:
     work = torch.full((2000,), 1000.0, dtype=torch.float64)
     assert len(prefix_lengths(work, 4096, WIDE)) <= prefixes.MOST

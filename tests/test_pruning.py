@@ -114,6 +114,7 @@ def dense_prune(
     return found, links
 
 
+@pytest.mark.slow
 @given(recipes, st.sampled_from([0.3, 0.8, 0.99]), st.sampled_from([0.2, 0.5, 0.98]), st.booleans())
 def test_pruning_is_the_rule_of_the_paper_or_of_circuit_tracer(
     recipe: Recipe, nodes: float, edges: float, errors: bool
@@ -125,6 +126,7 @@ def test_pruning_is_the_rule_of_the_paper_or_of_circuit_tracer(
     assert pairs(pruned) == expected_edges
 
 
+@pytest.mark.slow
 @given(recipes, shares, shares, st.booleans())
 def test_losses_of_constants_are_booked_apart(recipe: Recipe, nodes: float, edges: float, errors: bool) -> None:
     graph = recipe()
@@ -138,6 +140,7 @@ def test_losses_of_constants_are_booked_apart(recipe: Recipe, nodes: float, edge
         assert sum_now == pytest.approx(before[name], abs=1e-9)
 
 
+@pytest.mark.slow
 @given(recipes, shares, shares, st.booleans(), st.booleans())
 def test_a_pruned_graph_is_part_of_the_graph_and_keeps_its_ends(
     recipe: Recipe, nodes: float, edges: float, errors: bool, constants: bool
@@ -151,6 +154,7 @@ def test_a_pruned_graph_is_part_of_the_graph_and_keeps_its_ends(
     assert pruned.target_labels == graph.target_labels
 
 
+@pytest.mark.slow
 @given(recipes, shares, shares, st.booleans())
 def test_a_lower_share_keeps_less(recipe: Recipe, first: float, second: float, errors: bool) -> None:
     graph, (low, high) = recipe(), sorted((first, second))
@@ -158,6 +162,7 @@ def test_a_lower_share_keeps_less(recipe: Recipe, first: float, second: float, e
     assert pairs(graph.prune(1.0, low, errors=errors)) <= pairs(graph.prune(1.0, high, errors=errors))
 
 
+@pytest.mark.slow
 @given(recipes, st.booleans(), st.booleans())
 def test_pruning_to_all_influence_twice_is_pruning_once(recipe: Recipe, errors: bool, constants: bool) -> None:
     once = recipe().prune(1.0, 1.0, errors=errors, constants=constants)
@@ -166,6 +171,7 @@ def test_pruning_to_all_influence_twice_is_pruning_once(recipe: Recipe, errors: 
     assert pairs(once) == pairs(twice)
 
 
+@pytest.mark.slow
 @given(recipes)
 def test_pruning_to_all_influence_changes_no_score(recipe: Recipe) -> None:
     graph = recipe()
@@ -174,6 +180,7 @@ def test_pruning_to_all_influence_changes_no_score(recipe: Recipe) -> None:
     assert after.completeness == pytest.approx(before.completeness, nan_ok=True)
 
 
+@pytest.mark.slow
 @given(recipes, shares, shares, shares, st.booleans(), st.booleans())
 def test_what_is_pruned_is_remembered_to_the_last_digit(
     recipe: Recipe, nodes: float, edges: float, again: float, errors: bool, constants: bool
@@ -261,6 +268,7 @@ def test_a_lost_error_still_counts_as_one() -> None:
     assert "what was pruned counts as error" in repr(pruned.scores())
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.sampled_from([0.2, 0.6]), st.booleans())
 def test_the_bounds_of_a_partial_graph_hold_the_scores_of_the_full_one(
     seed: int, share: float, constants: bool

@@ -327,6 +327,7 @@ def test_settings_outside_their_range(settings: dict[str, Any], says: str) -> No
         tlc.attribute(local, **settings)
 
 
+@pytest.mark.slow
 @both
 def test_tracing_a_model_whose_mlps_are_replaced(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -359,6 +360,7 @@ def test_low_precision_is_warned_about_and_works(dtype: torch.dtype) -> None:
     assert graph.provenance.dtype == str(dtype).removeprefix("torch.")
 
 
+@pytest.mark.slow
 def test_another_models_transcoder_is_warned_about() -> None:
     model = fresh(model_name="gpt2")
     _SAID.clear()

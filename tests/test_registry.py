@@ -355,6 +355,7 @@ def test_sizes_are_asked_of_the_hub_and_then_known(hub: Hub) -> None:
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_without_network_the_sizes_are_asked_for_once(hub: Hub) -> None:
     with hub.down():
         result = run("list", "--model", "gemma-2-2b", "--sizes", "--json")
@@ -512,6 +513,7 @@ def test_features_are_told_layer_by_layer_where_layers_differ(tmp_path: Path) ->
     assert convert(tmp_path / "plt", tmp_path / "again")["n_features"] == [5, 7]
 
 
+@pytest.mark.slow
 def test_a_conversion_is_told_in_lines_that_fit(hub: Hub, tmp_path: Path) -> None:
     stand_ins.mntss(hub)
     result = run("convert", MNTSS, str(tmp_path / "clt"))

@@ -41,6 +41,7 @@ def centred_logits(model_class: str, pos: int) -> Tensor:
     return logits - logits.mean()
 
 
+@pytest.mark.slow
 @given(probability=st.floats(0.01, 1.0), at_most=st.integers(1, models.D_VOCAB + 5))
 def test_the_most_likely_tokens_are_as_few_as_reach_the_probability(probability: float, at_most: int) -> None:
     graph = tlc.attribute(local(), max_targets=at_most, target_probability=probability, max_features=1)
@@ -144,6 +145,7 @@ def test_features_are_named_as_text_or_as_features() -> None:
     assert torch.equal(target_rows(by_text), target_rows(listed))
 
 
+@pytest.mark.slow
 @both
 def test_tokens_are_named_by_text_or_by_id(model_class: str) -> None:
     (austin,) = texts.reader(model_class).tokenizer(" Austin", add_special_tokens=False)["input_ids"]

@@ -114,12 +114,14 @@ def per_layer(n_layers: int = 3, activation: Activation | None = None) -> CrossL
 # Nothing is lost
 
 
+@pytest.mark.slow
 @given(transcoders())
 def test_load_undoes_save_to_the_last_bit(transcoder: CrossLayerTranscoder) -> None:
     with TemporaryDirectory() as folder:
         assert_same(load_transcoder(save_transcoder(transcoder, Path(folder) / "saved")), transcoder)
 
 
+@pytest.mark.slow
 @given(transcoders(), st.integers(0, 2**32))
 def test_a_loaded_transcoder_encodes_as_the_saved_one_did(transcoder: CrossLayerTranscoder, seed: int) -> None:
     x = torch.randn(3, transcoder.d_model, generator=torch.Generator().manual_seed(seed))
@@ -264,6 +266,7 @@ def test_layers_are_ordered_by_number_and_not_by_name(tmp_path: Path) -> None:
     assert_same(load_transcoder(save_transcoder(deep, tmp_path / "deep")), deep)
 
 
+@pytest.mark.slow
 @given(transcoders())
 def test_what_is_written_holds_the_names_and_shapes_of_the_layout_and_no_more(
     transcoder: CrossLayerTranscoder,
@@ -436,6 +439,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 # Nothing is trusted
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_file_cut_anywhere_is_refused(data: st.DataObject) -> None:
     with TemporaryDirectory() as parent:
@@ -451,6 +455,7 @@ def test_a_file_cut_anywhere_is_refused(data: st.DataObject) -> None:
             load_transcoder(folder)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_damaged_file_loads_or_raises_a_file_error_and_nothing_else(data: st.DataObject) -> None:
     with TemporaryDirectory() as parent:
@@ -645,6 +650,7 @@ CROSS_LAYER_FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", CROSS_LAYER_FAULTS)
 def test_a_faulty_cross_layer_folder_is_refused_with_its_numbers(tmp_path: Path, fault: str) -> None:
     folder = save_transcoder(cross_layer(), tmp_path / "clt")

@@ -22,6 +22,7 @@ def by_nodes(validation: Any) -> dict[str, PathVerdict]:
 # Known circuits
 
 
+@pytest.mark.slow
 def test_every_path_of_a_known_circuit_is_confirmed_with_the_size_that_was_compiled() -> None:
     found = tlc.validate(ladders.graph(), ladders.local())
     paths = by_nodes(found)
@@ -41,6 +42,7 @@ def test_every_path_of_a_known_circuit_is_confirmed_with_the_size_that_was_compi
     assert (last.ablated, last.on) == ("L0/1@2", "target 4@2")
 
 
+@pytest.mark.slow
 def test_a_feature_stops_at_its_threshold_and_moves_less_than_the_path_says() -> None:
     # The second feature falls from 2 to 0, and not to -1: 2 · 1.5 · 2 of the 9 that are in proportion.
     chain = compiled.chain_at_one_token()
@@ -49,6 +51,7 @@ def test_a_feature_stops_at_its_threshold_and_moves_less_than_the_path_says() ->
     assert (path.effects[-1].predicted, path.effects[-1].measured) == pytest.approx((-9, -6))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_stands_for_a_neuron_which_the_feature_does_not_drive_has_the_wrong_sign() -> None:
     # In the model that neuron reads the word itself: without the feature only what it inhibits is gone.
     circuit = compiled.parallel_paths()
@@ -67,6 +70,7 @@ def test_a_decoder_that_stands_for_a_neuron_which_the_feature_does_not_drive_has
 # Graphs that lie
 
 
+@pytest.mark.slow
 def test_an_edge_that_the_model_does_not_have_has_no_effect_beyond_the_control() -> None:
     lie = ladders.with_edge(ladders.graph(), "L0/2@2", "target 4@2", 50.0)
     (path,) = tlc.validate(lie, ladders.local(), n_paths=1).paths
@@ -79,6 +83,7 @@ def test_an_edge_that_the_model_does_not_have_has_no_effect_beyond_the_control()
     assert effect.measured == pytest.approx(-0.5)
 
 
+@pytest.mark.slow
 def test_an_edge_of_the_other_sign_is_told() -> None:
     lie = ladders.with_edge(ladders.graph(), "L1/1@2", "target 4@2", -2.0)
     (path,) = tlc.validate(lie, ladders.local(), n_paths=1).paths
@@ -110,6 +115,7 @@ def test_an_effect_has_to_exceed_the_control_and_have_the_sign(
 # On other models
 
 
+@pytest.mark.slow
 def test_effects_are_those_of_one_ablation_at_a_time_and_the_control_is_of_other_features() -> None:
     local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(5), (0,))
     graph = tlc.attribute(local, [3, 5])
@@ -135,6 +141,7 @@ def test_effects_are_those_of_one_ablation_at_a_time_and_the_control_is_of_other
     assert tlc.validate(graph, local, n_controls=4, seed=2).to_dict() != found.to_dict()
 
 
+@pytest.mark.slow
 def test_a_pruned_graph_may_be_tested_and_verdicts_can_be_kept() -> None:
     model, clt = tlc.demo()
     local = tlc.localize(model, clt, "the capital of the state containing Dallas is")
@@ -153,6 +160,7 @@ def test_a_pruned_graph_may_be_tested_and_verdicts_can_be_kept() -> None:
 # What is refused
 
 
+@pytest.mark.slow
 def test_what_cannot_be_tested_is_refused() -> None:
     local, graph = ladders.local(), ladders.graph()
     wrong: Any = tlc.validate

@@ -25,6 +25,7 @@ def silent(layers: tuple[int, ...] = (0, 1, 2)) -> CrossLayerTranscoder:
     return CrossLayerTranscoder(W_enc, b_enc, W_dec, plain.b_dec.data, activation=plain.activation, read=plain.read)
 
 
+@pytest.mark.slow
 @both
 @every_family
 def test_a_prompt_of_one_token(family: str, model_class: str) -> None:
@@ -36,6 +37,7 @@ def test_a_prompt_of_one_token(family: str, model_class: str) -> None:
     assert masked.conservation_error < 1e-5
 
 
+@pytest.mark.slow
 @both
 def test_a_prompt_on_which_no_feature_is_active(model_class: str) -> None:
     graph = tlc.trace(models.model_of("gpt2", model_class), silent(), TOKENS)
@@ -59,6 +61,7 @@ def test_a_layer_without_active_features(model_class: str) -> None:
     assert graph.conservation_error < 1e-12
 
 
+@pytest.mark.slow
 @both
 def test_negative_target_weights_give_scores_between_0_and_1_that_say_so(model_class: str) -> None:
     targets = tlc.Targets.tokens([3, 7], [1.0, -1.0])
@@ -69,6 +72,7 @@ def test_negative_target_weights_give_scores_between_0_and_1_that_say_so(model_c
     assert "negative" in repr(scores)
 
 
+@pytest.mark.slow
 @both
 @every_family
 @pytest.mark.parametrize("pos", [0, 3, 9, -1])
@@ -94,6 +98,7 @@ def test_several_weighted_directions_are_targets_of_one_graph() -> None:
     )
 
 
+@pytest.mark.slow
 @both
 def test_one_target_alone_is_a_list_of_one(model_class: str) -> None:
     local = tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), TOKENS)
@@ -126,6 +131,7 @@ def test_batch_topk_uses_its_threshold_and_sees_each_position_alone() -> None:
     assert begun == [feature for feature in whole.active() if feature.pos < 5]
 
 
+@pytest.mark.slow
 def test_saelens_models_are_models() -> None:
     from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
 
@@ -141,6 +147,7 @@ def test_saelens_models_are_models() -> None:
     torch.testing.assert_close(graph.edges.weight, expected.edges.weight)
 
 
+@pytest.mark.slow
 @both
 @every_family
 def test_a_model_in_training_mode(family: str, model_class: str) -> None:
@@ -161,6 +168,7 @@ def test_a_model_in_training_mode(family: str, model_class: str) -> None:
     torch.testing.assert_close(graph.edges.weight, still.edges.weight)
 
 
+@pytest.mark.slow
 @both
 @every_family
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -173,6 +181,7 @@ def test_calls_inside_grad_modes(family: str, model_class: str, context: Any) ->
     torch.testing.assert_close(inside.edges.weight, outside.edges.weight)
 
 
+@pytest.mark.slow
 @both
 @every_family
 def test_the_model_is_bit_identical_afterwards(family: str, model_class: str) -> None:
@@ -251,6 +260,7 @@ def test_permanent_hooks_of_the_user_stay(model_class: str) -> None:
         point.remove_hooks(including_permanent=True)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     "prompt", [TOKENS, TOKENS[None], TOKENS.tolist(), TOKENS.to(torch.int32)], ids=["1-D", "2-D", "list", "int32"]
@@ -261,6 +271,7 @@ def test_a_tokenizer_less_model_takes_tokens(model_class: str, prompt: Any) -> N
     assert graph.provenance.masked_positions == ()
 
 
+@pytest.mark.slow
 @both
 def test_masked_positions_move_into_sources_of_their_own(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -271,6 +282,7 @@ def test_masked_positions_move_into_sources_of_their_own(model_class: str) -> No
     assert not bool((graph.nodes.pos[graph.nodes.span(Kind.FEATURE)] == 0).any())
 
 
+@pytest.mark.slow
 def test_max_features_stops_and_says_what_it_covers() -> None:
     local = tlc.localize(models.hooked("gpt2"), models.transcoder(), TOKENS)
     graph = tlc.attribute(local, max_features=10)
@@ -280,6 +292,7 @@ def test_max_features_stops_and_says_what_it_covers() -> None:
     assert tlc.attribute(local, max_features=10**6).coverage == 1.0
 
 
+@pytest.mark.slow
 def test_split_query_key_value_inputs_of_a_hooked_transformer_work() -> None:
     model = models.hooked("llama")
     plain = tlc.trace(model, models.transcoder(), TOKENS)
