@@ -461,6 +461,13 @@ def test_densities_are_counted_by_decades() -> None:
         assert sum(layer.density_histogram[4:]) == layer.n_features - layer.dead
 
 
+def test_negative_activations_are_active_too() -> None:
+    every = copy.deepcopy(models.transcoder())
+    every.activation = tlc.TopK(models.N_FEATURES)
+    for layer in tlc.evaluate(models.hooked("gpt2"), every, PROMPTS).overall.layers:
+        assert (layer.l0.value, layer.density, layer.dead) == (models.N_FEATURES, 1, 0)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("prompts")
