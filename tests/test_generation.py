@@ -154,6 +154,18 @@ def test_a_prompt_keeps_its_changed_values_while_the_text_grows(model_class: str
 
 
 @pytest.mark.slow
+@every_mode
+def test_where_the_prompt_hardly_changes_every_mode_goes_on_alike(
+    local: LocalReplacementModel, mode: Any, attention: Any
+) -> None:
+    """Holding a prompt at its own values is holding nothing, so new tokens are acted on as if nothing were held."""
+    feature = strongest(local)
+    after = Do(feature, value=9, positions=slice(9, None))
+    free = tlc.generate(local, after, 4)
+    held = tlc.generate(local, [Do(feature, scale=1 + 1e-12), after], 4, mode=mode, attention=attention)
+    torch.testing.assert_close(held.logits, free.logits, atol=1e-8, rtol=0)
+
+
 def test_after_the_prompt_attention_and_mlps_run_freely(local: LocalReplacementModel) -> None:
     """Were they held at the model's own pass over the same text, as `intervene` holds them, it would say otherwise."""
     done = Do(strongest(local), scale=-6)
