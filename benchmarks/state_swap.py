@@ -174,7 +174,8 @@ class Swaps:
                     out, into = self._drawn(now, out, into, stand_for[trial.state], draw)
                     mean = self._traced.mean_active()
                 cases.append(self._edits(now, now + s.multiplier * (into * mean - out * now)))
-            for attention in {s.attention for s in each}:
+            attentions: set[Attention] = {s.attention for s in each}
+            for attention in attentions:
                 rows = [row for row, s in enumerate(each) if s.attention == attention]
                 several = [cases[row] for row in rows]
                 results = tlc.intervene(local, several, layers=(0, local.n_layers - 2), attention=attention)

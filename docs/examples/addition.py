@@ -78,7 +78,7 @@ for (a, b), (c, d) in zip(drawn[:30], drawn[30:], strict=True):
         name = ("magnitude", "ones")[digit]
         # One path out, the same path of another sum in: does the model say the other sum's digit?
         swap = {feature: 0.0 for feature in mine[name]} | theirs[name]
-        cases = [
+        cases: list[list[tlc.Intervention]] = [
             [],
             [tlc.Intervention(list(mine["ones"]), scale=0)] if mine["ones"] else [],
             [tlc.Intervention(list(mine["magnitude"]), scale=0)] if mine["magnitude"] else [],
