@@ -166,7 +166,7 @@ class Swaps:
         for trial in trials:
             local = tlc.localize(self._model, self._transcoder, trial.prompt.text)
             now = self._now(local)
-            cases = []
+            cases: list[list[tlc.Intervention]] = []
             for s in each:
                 stand_for, mean = found[s.share, s.influence], values[s.means, trial.relation][trial.other]
                 out, into = stand_for[trial.state] & (now > 0), stand_for[trial.other]
@@ -177,7 +177,7 @@ class Swaps:
             attentions: set[Attention] = {s.attention for s in each}
             for attention in attentions:
                 rows = [row for row, s in enumerate(each) if s.attention == attention]
-                several = [cases[row] for row in rows]
+                several: list[list[tlc.Intervention]] = [cases[row] for row in rows]
                 results = tlc.intervene(local, several, layers=(0, local.n_layers - 2), attention=attention)
                 for row, result in zip(rows, results, strict=True):
                     said[row].append(result.top_after(1)[0].text)
