@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tests.graphs import GOLDEN, Recipe, golden, random_graph, recipes
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.graph.influence import (
+    ROUNDING,
     Shares,
     counted_sources,
     cumulative,
@@ -128,8 +129,8 @@ def test_the_set_reaches_the_threshold_and_no_smaller_one_does(values: torch.Ten
     total = values.sum()
     assert float(values[kept].sum()) >= threshold * float(total) * (1 - 1e-12)
     if threshold < 1 and bool(kept.any()):
-        # Without the least of those kept, and all that ties with it, the rest falls short.
-        rest = kept & (values > values[kept].min())
+        # Without the least of those kept, and all that ties with it up to rounding, the rest falls short.
+        rest = kept & (values > values[kept].min() * (1 + 4 * ROUNDING))
         assert float(values[rest].sum()) < threshold * float(total) * (1 + 1e-12)
 
 
