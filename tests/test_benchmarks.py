@@ -269,6 +269,7 @@ def test_the_peak_of_some_work_is_its_own() -> None:
     assert 95 < large.above_mib < 120
 
 
+@pytest.mark.slow
 @given(st.floats(-3, 3), st.floats(0.01, 100))
 def test_an_exponent_is_found_again(power: float, factor: float) -> None:
     values = [2.0, 3.0, 5.0, 8.0]
@@ -359,6 +360,7 @@ def test_a_capped_graph_is_a_submatrix(graph: tlc.AttributionGraph) -> None:
     assert torch.equal(capped(graph, some).adjacency(), graph.adjacency()[keep][:, keep])
 
 
+@pytest.mark.slow
 def test_what_is_expanded_only_is_what_attribute_gives(folders: dict[str, Path], graph: tlc.AttributionGraph) -> None:
     partial = tlc.attribute(local(folders["clt"]), max_features=10)
     expanded = partial.expanded[partial.nodes.span(Kind.FEATURE)].nonzero()[:, 0]
@@ -409,6 +411,7 @@ def test_a_case_has_as_many_active_features_as_it_says(folders: dict[str, Path])
         assert len(local(folder).features) == TINY.l0 * TINY.n_layers * (TINY.n_tokens - 1)
 
 
+@pytest.mark.slow
 def test_a_case_is_the_same_each_time(folders: dict[str, Path], tmp_path: Path) -> None:
     write(TINY, tmp_path / "again")
     assert torch.equal(local(tmp_path / "again").features, local(folders["clt"]).features)

@@ -102,6 +102,7 @@ def test_a_norm_or_pattern_that_is_not_frozen_fails_the_probe(
     assert complaint("finite-difference probe", lambda: tlc.trace(model, transcoder, TOKENS)) > 1e-3
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("point", ["blocks.1.hook_resid_pre", "blocks.1.hook_attn_out"])
 def test_a_nonlinear_hook_of_the_users_fails_the_probe(model_class: str, point: str) -> None:
@@ -136,6 +137,7 @@ def test_a_hook_of_the_users_that_scales_between_blocks_is_traced_exactly(model_
     assert graph.probe_error < 1e-12
 
 
+@pytest.mark.slow
 @both
 def test_a_hook_of_the_users_that_bends_between_blocks_fails_the_probe(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -150,6 +152,7 @@ def test_errors_that_are_not_numbers_fail_the_checks(monkeypatch: pytest.MonkeyP
         tlc.attribute(local)
 
 
+@pytest.mark.slow
 def test_a_row_whose_terms_cancel_is_not_blamed_for_its_rounding() -> None:
     # On this prompt one feature has one input, of size 8e-4, out of d_model terms that add up to 2.9 in magnitude.
     model = models.hooked("pythia", torch.float32)

@@ -89,6 +89,7 @@ def test_every_example_is_shown_with_its_output() -> None:
             assert f'--8<-- "{shown}"' in pages
 
 
+@pytest.mark.slow
 def test_every_test_that_is_named_exists() -> None:
     page = (ROOT / "docs" / "how-we-know.md").read_text(encoding="utf-8")
     named = re.findall(r"`(tests/\w+\.py)::(\w+)`", page)

@@ -113,6 +113,7 @@ def test_a_feature_an_error_a_token_and_a_target_are_written_as_viewers_know_the
     assert written["E_bias_position_2"]["layer"] == "E"
 
 
+@pytest.mark.slow
 @given(st.integers(0, 200), st.integers(0, 2**27 - 402))
 def test_cantors_numbers_can_be_taken_apart(layer: int, index: int) -> None:
     number = cantor(layer, index)

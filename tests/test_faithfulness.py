@@ -289,6 +289,7 @@ def test_a_small_push_moves_the_local_replacement_model_by_its_derivative(
     assert not has_user_hooks(local.model)
 
 
+@pytest.mark.slow
 def test_an_encoder_push_raises_its_feature_by_a_tenth_in_the_frozen_model(local: LocalReplacementModel) -> None:
     pushes = [push for push in draw_pushes(local, 100, seeded()) if push.kind == "encoder"]
     upper = [(f, float(a)) for f, a in zip(local.active(), local.activations, strict=True) if f.layer > 0]
@@ -451,6 +452,7 @@ def test_settings_that_cannot_be_are_refused(local: LocalReplacementModel, graph
         wrong([local], [graph, graph])
 
 
+@pytest.mark.slow
 def test_a_prompt_without_active_features_is_refused() -> None:
     gate = compiled.conjunction()
     shut = tlc.localize(gate.model, gate.transcoder, gate.prompts[1].tokens)
@@ -458,6 +460,7 @@ def test_a_prompt_without_active_features_is_refused() -> None:
         tlc.faithfulness(shut)
 
 
+@pytest.mark.slow
 def test_a_mediator_that_is_none_is_refused() -> None:
     chain = compiled.chain_at_one_token()
     graph, local = ladders.graph(chain), ladders.local(chain)

@@ -60,6 +60,7 @@ def plain(found: Fidelity) -> dict[str, Any]:
 # What is known on paper
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("circuit", compiled.CIRCUITS, ids=lambda circuit: circuit.__name__)
 def test_a_transcoder_that_reproduces_the_mlps_has_no_error_at_all(circuit: Any) -> None:
     made = circuit()
@@ -406,6 +407,7 @@ def intervals(found: Fidelity) -> list[tuple[float, float, float]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution(level: float) -> None:
     sums = {"x": torch.randn(400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
@@ -461,6 +463,7 @@ def test_densities_are_counted_by_decades() -> None:
         assert sum(layer.density_histogram[4:]) == layer.n_features - layer.dead
 
 
+@pytest.mark.slow
 def test_negative_activations_are_active_too() -> None:
     every = copy.deepcopy(models.transcoder())
     every.activation = tlc.TopK(models.N_FEATURES)

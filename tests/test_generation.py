@@ -166,6 +166,7 @@ def test_where_the_prompt_hardly_changes_every_mode_goes_on_alike(
     torch.testing.assert_close(held.logits, free.logits, atol=1e-8, rtol=0)
 
 
+@pytest.mark.slow
 def test_after_the_prompt_attention_and_mlps_run_freely(local: LocalReplacementModel) -> None:
     """Were they held at the model's own pass over the same text, as `intervene` holds them, it would say otherwise."""
     done = Do(strongest(local), scale=-6)

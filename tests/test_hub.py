@@ -56,6 +56,7 @@ def test_a_snapshot_has_the_files_that_match(hub: Hub, name: str) -> None:
     assert (folder / "sub" / "deep" / "note.txt").read_text() == "deep"
 
 
+@pytest.mark.slow
 def test_a_repository_is_listed(name: str) -> None:
     api = HfApi()
     assert [entry.path for entry in api.list_repo_tree(name)] == ["config.json", "sub"]

@@ -96,6 +96,7 @@ def test_the_record_is_frozen_and_reads_as_it_was_written() -> None:
 # What comes back
 
 
+@pytest.mark.slow
 @both
 def test_nothing_is_left_on_the_model_even_after_an_error(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -109,6 +110,7 @@ def test_nothing_is_left_on_the_model_even_after_an_error(model_class: str) -> N
     assert torch.equal(model(torch.arange(9)[None]), own)
 
 
+@pytest.mark.slow
 @both
 def test_hooks_of_the_users_own_go_on_acting(model_class: str) -> None:
     model: Any = models.model_of("gpt2", model_class)

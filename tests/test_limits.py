@@ -17,6 +17,7 @@ def local(family: str = "gpt2") -> LocalReplacementModel:
     return localize(models.model_of(family, "hooked"), models.transcoder(), torch.arange(12), masked_positions=(0,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_a_plan_counts_at_least_the_edges_that_come(family: str) -> None:
     here = local(family)
@@ -41,6 +42,7 @@ def test_each_stop_is_said_in_the_graph() -> None:
     assert attribute(here, time_budget=3600).provenance.settings["stopped_by"] == "everything"
 
 
+@pytest.mark.slow
 def test_a_time_budget_leaves_a_graph_that_is_whole_as_far_as_it_goes() -> None:
     here = local()
     graph = attribute(here, time_budget=1e-9)
@@ -97,6 +99,7 @@ def test_a_budget_that_is_none_is_refused(setting: str, value: Any, says: str) -
         attribute(local(), **{setting: value})
 
 
+@pytest.mark.slow
 def test_a_graph_that_takes_long_is_announced_with_what_less_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tl_circuits.attribution.plan.LONG", 0.0)
     with pytest.warns(TLCircuitsWarning, match=r"The full graph of \d+ features will take about .*coverage=0.95"):

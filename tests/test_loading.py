@@ -126,6 +126,7 @@ def test_a_variant_has_to_be_named_where_there_are_several(hub: Hub) -> None:
     assert hub.downloaded() == []
 
 
+@pytest.mark.slow
 def test_a_release_tells_its_variants_without_the_hub(hub: Hub) -> None:
     name = "gemma-scope-2-27b-it-transcoders-all"
     with pytest.raises(
@@ -268,6 +269,7 @@ def test_a_folder_goes_before_a_release_and_a_repository(
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_newer_commit_is_fetched_whole_and_never_mixed_with_an_older_one(hub: Hub) -> None:
     folder = hub.repository("me/clt")
     write_circuit_tracer(folder, cross_layer=True)
@@ -322,6 +324,7 @@ def listing(folder: Path, paths: list[str], *, read: str = "mlp.hook_in", cross_
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -411,6 +414,7 @@ def test_without_network_what_was_never_fetched_of_a_repository_is_named(hub: Hu
             load_transcoder("google/gemma-scope-2-1b-it/transcoder_all")
 
 
+@pytest.mark.slow
 def test_a_gated_repository_says_how_to_be_let_in(hub: Hub) -> None:
     stand_ins.mntss(hub)
     hub.gated.add("mntss/clt-gemma-2-2b-2.5M")
@@ -512,6 +516,7 @@ def test_a_missing_layer_is_named_before_anything_is_fetched(hub: Hub, name: str
     assert hub.downloaded() == []
 
 
+@pytest.mark.slow
 def test_a_last_layer_that_is_missing_is_told_by_the_models_number(hub: Hub) -> None:
     stand_ins.mwhanna(hub)
     (hub.repository("mwhanna/qwen3-0.6b-transcoders-lowl0") / "layer_27.safetensors").unlink()
@@ -556,6 +561,7 @@ def test_a_repository_of_pickles_is_refused_with_how_to_convert_them(hub: Hub, n
     assert hub.downloaded() == []
 
 
+@pytest.mark.slow
 def test_a_config_on_the_hub_is_read_as_plain_data(hub: Hub) -> None:
     folder = hub.repository("me/clt")
     write_circuit_tracer(folder, cross_layer=True)

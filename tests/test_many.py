@@ -168,6 +168,7 @@ def test_graphs_are_loaded_one_at_a_time(demo: Demo, tmp_path: Path) -> None:
         next(graphs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_a_graph_that_is_not_there_is_asked_for(demo: Demo, tmp_path: Path) -> None:
     results = tlc.trace_many(*demo, ["", "36+59="], tmp_path)
@@ -283,6 +284,7 @@ def test_no_half_written_graph_is_taken_for_a_whole_one(
 # What is resumed
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_traced_again_and_prompts_may_follow(demo: Demo, tmp_path: Path, calls: list[Any]) -> None:
     tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
     assert calls == PROMPTS[:2]

@@ -133,6 +133,7 @@ START = {
 }
 
 
+@pytest.mark.slow
 @both
 @every_family
 def test_the_graph_says_what_of_the_prompt_is_masked_and_why(
@@ -145,6 +146,7 @@ def test_the_graph_says_what_of_the_prompt_is_masked_and_why(
     assert not set(graph.nodes.pos[graph.nodes.span(Kind.FEATURE)].tolist()) & set(masked)
 
 
+@pytest.mark.slow
 @both
 def test_pythias_bos_of_id_0_is_masked_where_the_prompt_has_it(model_of: Callable[..., Any], model_class: str) -> None:
     prompt = tokenize(model_of("pythia", model_class), "<|endoftext|>" + TEXT)
@@ -152,6 +154,7 @@ def test_pythias_bos_of_id_0_is_masked_where_the_prompt_has_it(model_of: Callabl
     assert prompt.masked == (0,)
 
 
+@pytest.mark.slow
 @both
 def test_qwens_end_of_turn_is_no_bos_though_transformer_lens_calls_it_one(
     model_of: Callable[..., Any], model_class: str
@@ -197,6 +200,7 @@ def test_four_are_masked_on_instruction_tuned_gemma_3_alone_and_where_a_user_beg
     assert tokenize(model_of(family, model_class), text).masked == masked
 
 
+@pytest.mark.slow
 def test_ids_that_start_as_a_chat_does_are_masked_alike_and_the_user_has_the_last_word(
     model_of: Callable[..., Any],
 ) -> None:
@@ -208,6 +212,7 @@ def test_ids_that_start_as_a_chat_does_are_masked_alike_and_the_user_has_the_las
     assert tokenize(model, by_chat.tokens[1:]).masked == ()
 
 
+@pytest.mark.slow
 @both
 def test_messages_that_the_chat_template_refuses_are_refused_with_its_reason(
     model_of: Callable[..., Any], model_class: str

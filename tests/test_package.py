@@ -144,6 +144,7 @@ def test_a_room_imports_only_from_below() -> None:
     assert process.returncode == 0, process.stdout + process.stderr
 
 
+@pytest.mark.slow
 def test_no_room_imports_the_front_door() -> None:
     through = {
         str(path)
@@ -154,6 +155,7 @@ def test_no_room_imports_the_front_door() -> None:
     assert through == set()
 
 
+@pytest.mark.slow
 def test_sae_lens_is_imported_in_one_file_only() -> None:
     users = {path.as_posix() for path, tree in modules() if any(n.split(".")[0] == "sae_lens" for n in imported(tree))}
     assert users <= {"saelens.py"}
@@ -177,6 +179,7 @@ def test_no_pickle_is_ever_executed() -> None:
             assert not loads, path
 
 
+@pytest.mark.slow
 def test_files_and_functions_are_short() -> None:
     for path, tree in modules():
         assert len((PACKAGE / path).read_text(encoding="utf-8").splitlines()) <= 400, path
@@ -200,6 +203,7 @@ def test_the_changelog_names_this_version_first() -> None:
     assert headings[0].startswith(f"## [{tl_circuits.__version__}]")
 
 
+@pytest.mark.slow
 def test_every_dependency_is_brought_by_transformer_lens_or_sae_lens_already() -> None:
     brought = {canonicalize_name(name) for root in ("transformer-lens", "sae-lens") for name in closure(root)}
     ours = {canonicalize_name(Requirement(line).name) for line in pyproject()["project"]["dependencies"]}

@@ -21,6 +21,7 @@ def test_text_gets_the_tokens_that_the_model_puts_before_it(model_class: str) ->
     assert prompt.strings == ("<bos>", " Austin", " is")
 
 
+@pytest.mark.slow
 @both
 def test_a_leading_bos_of_id_0_is_masked_and_the_graph_says_why(model_class: str) -> None:
     model = texts.reader(model_class)

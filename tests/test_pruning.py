@@ -29,6 +29,7 @@ from tl_circuits.nodes import Kind, lay_out
 shares = st.sampled_from([0.05, 0.3, 0.5, 0.8, 0.98, 1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_pruning_errors_too_gives_circuit_tracers_masks(path: Path) -> None:
     example = golden(path)

@@ -203,6 +203,7 @@ def test_split_attention_inputs_on_a_bridge(flag: str) -> None:
         setattr(model.cfg, flag, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["mlp.hook_in", "hook_resid_mid"])
 def test_a_read_point_that_weight_processing_has_changed(read: str) -> None:
     model = fresh()
@@ -213,6 +214,7 @@ def test_a_read_point_that_weight_processing_has_changed(read: str) -> None:
     assert tlc.localize(model, changed(read="ln2.hook_normalized"), TOKENS).n_pos == 6
 
 
+@pytest.mark.slow
 def test_writing_weights_that_were_centred_without_folding() -> None:
     model = fresh()
     model.process_weights_(fold_ln=False, center_writing_weights=True, center_unembed=True)
@@ -267,6 +269,7 @@ def test_a_bridge_without_attention_patterns() -> None:
         tlc.localize(Hidden(), models.transcoder(), TOKENS)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     ("targets", "error", "says"),
@@ -285,6 +288,7 @@ def test_targets_that_do_not_exist(model_class: str, targets: Any, error: type[E
         tlc.attribute(tlc.localize(models.model_of("gpt2", model_class), models.transcoder(), TOKENS), targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
@@ -347,6 +351,7 @@ def test_hooks_put_on_between_localizing_and_attributing(model_class: str) -> No
         tlc.attribute(local)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_warned_about_and_works(dtype: torch.dtype) -> None:
     model = models.hooked("gpt2", dtype)

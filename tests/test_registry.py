@@ -197,6 +197,7 @@ def test_a_name_is_found_or_none() -> None:
 # What users add
 
 
+@pytest.mark.slow
 def test_a_release_of_ones_own_is_loaded_and_listed_by_its_name(hub: Hub, added: Callable[[Release], None]) -> None:
     written = write_circuit_tracer(hub.repository("me/clt") / "v2", cross_layer=True)
     mine = Release("mine", "me/clt/v2", "me/model", n_layers=3)
@@ -384,6 +385,7 @@ def test_a_model_that_nobody_trained_for_is_answered_with_those_that_are() -> No
     )
 
 
+@pytest.mark.slow
 def test_a_model_is_answered_with_those_whose_names_are_like_it() -> None:
     for model in ("gemma-3-1b", "Google/Gemma-3-1b"):
         said = run("list", "--model", model).stderr

@@ -155,6 +155,7 @@ def test_the_users_own_hooks_act_inside(model_class: str) -> None:
         assert torch.equal(model(TOKENS), plain), "the user's hooks are off and the replacement is still on"
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("cached", [False, True])
 def test_text_is_generated_by_the_replacement_model(model_class: str, cached: bool) -> None:
@@ -171,6 +172,7 @@ def test_text_is_generated_by_the_replacement_model(model_class: str, cached: bo
     assert generated.tolist() != alone.tolist()
 
 
+@pytest.mark.slow
 @both
 def test_leading_bos_tokens_keep_the_models_mlp(model_class: str) -> None:
     model, transcoder = texts.reader(model_class), models.transcoder()
@@ -203,6 +205,7 @@ def test_prompts_padded_on_the_left_keep_their_bos_too(model_class: str) -> None
     assert bool((features[0][:, 3:] != 0).any(-1).all())
 
 
+@pytest.mark.slow
 @both
 @every_family
 def test_the_model_is_left_alone(family: str, model_class: str) -> None:
@@ -219,6 +222,7 @@ def test_the_model_is_left_alone(family: str, model_class: str) -> None:
     assert torch.equal(model(TOKENS), plain)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "W_skip"])
 def test_passes_are_differentiable_in_the_transcoders_parameters(model_class: str, name: str) -> None:

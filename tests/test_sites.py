@@ -173,6 +173,7 @@ def test_a_reset_of_hooks_by_the_user_does_not_break_the_exit(model_class: str) 
     assert state(model) == before
 
 
+@pytest.mark.slow
 @both
 def test_replacing_inside_replacing_replaces_by_the_inner_and_then_by_the_outer_again(model_class: str) -> None:
     model, outer, inner = models.model_of("gpt2", model_class), models.transcoder(), models.transcoder(seed=3)

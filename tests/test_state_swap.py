@@ -37,6 +37,7 @@ def test_what_is_put_in_is_a_mean_over_the_relation_or_over_all_that_are_active(
     assert graphs.put_in(every, relation)[texas].tolist() == pytest.approx([3, 5, 0])
 
 
+@pytest.mark.slow
 def test_trials_ask_for_another_answer_and_what_fails_is_told_apart() -> None:
     trials = _trials(world().of("two-hop", held_out=True), 50, torch.Generator().manual_seed(0))
     assert all(trial.answer != trial.prompt.answer and trial.other != trial.state for trial in trials)

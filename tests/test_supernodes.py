@@ -59,6 +59,7 @@ def test_a_graph_on_which_nothing_was_put_together_has_none(tmp_path: Path, view
     assert tlc.load_supernodes(file(tmp_path, view)) == {}
 
 
+@pytest.mark.slow
 def test_a_supernode_is_acted_on_as_one(tmp_path: Path) -> None:
     local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(9), (0,))
     graph = tlc.attribute(local)

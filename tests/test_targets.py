@@ -57,12 +57,14 @@ def test_the_most_likely_tokens_are_as_few_as_reach_the_probability(probability:
     torch.testing.assert_close(graph.target_probabilities, likely.values[: len(chosen)])
 
 
+@pytest.mark.slow
 def test_the_paper_s_rule_is_the_default() -> None:
     by_default = tlc.attribute(local(), max_features=1)
     by_rule = tlc.attribute(local(), tlc.Targets.top(10, 0.95), max_features=1)
     assert by_default.target_labels == by_rule.target_labels
 
 
+@pytest.mark.slow
 @both
 def test_a_token_reads_its_centred_logit(model_class: str) -> None:
     graph = tlc.attribute(local(model_class), [3, 30])
@@ -72,6 +74,7 @@ def test_a_token_reads_its_centred_logit(model_class: str) -> None:
     assert graph.target_labels == ("3", "30")
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("pos", [0, 2, -3])
 def test_a_target_may_stand_at_another_position_and_sees_nothing_after_it(model_class: str, pos: int) -> None:
@@ -89,6 +92,7 @@ def test_the_most_likely_tokens_of_another_position_are_its_own() -> None:
     assert int(graph.nodes.index[-1]) == int(local().logits[1].argmax())
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("pos", [-1, 3])
 def test_a_difference_is_the_difference_of_two_logit_rows(model_class: str, pos: int) -> None:
@@ -135,6 +139,7 @@ def test_a_feature_that_is_not_active_can_be_a_target(model_class: str) -> None:
     assert graph.conservation_error < 1e-10
 
 
+@pytest.mark.slow
 def test_features_are_named_as_text_or_as_features() -> None:
     feature = local().active()[5]
     by_text, by_value, listed = (
@@ -155,6 +160,7 @@ def test_tokens_are_named_by_text_or_by_id(model_class: str) -> None:
         assert graph.target_labels == (" Austin",)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize(
     ("token", "says"),

@@ -261,6 +261,7 @@ def test_decoder_rows_are_what_the_named_features_write(span: tuple[int, ...]) -
     assert torch.equal(rows, transcoder.W_dec[1][[6, 0, 6]])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads this process's memory from /proc")
 def test_of_a_mapped_decoder_only_the_rows_asked_for_are_read(tmp_path: Path) -> None:
     d_model, n_features, megabyte = 1024, 65536, 2**20

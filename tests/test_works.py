@@ -47,6 +47,7 @@ def test_a_prompt_on_which_no_feature_is_active(model_class: str) -> None:
     assert len(graph.prune().nodes) > 0
 
 
+@pytest.mark.slow
 @both
 def test_a_last_position_on_which_no_feature_is_active(model_class: str) -> None:
     graph = tlc.trace(models.model_of("gpt2", model_class), models.transcoder(), TOKENS, masked_positions=[-1])
@@ -54,6 +55,7 @@ def test_a_last_position_on_which_no_feature_is_active(model_class: str) -> None
     assert graph.conservation_error < 1e-12
 
 
+@pytest.mark.slow
 @both
 def test_a_layer_without_active_features(model_class: str) -> None:
     graph = tlc.trace(models.model_of("gpt2", model_class), silent((1,)), TOKENS)
@@ -86,6 +88,7 @@ def test_logits_at_any_position_of_a_prompt_long_enough_for_prefixes(family: str
         assert float(graph.activations[-1]) == pytest.approx(float(logits[3] - logits[7]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_several_weighted_directions_are_targets_of_one_graph() -> None:
     local = tlc.localize(models.hooked("gpt2"), models.transcoder(), TOKENS)
     vectors = torch.eye(models.D_MODEL, dtype=torch.float64)[:3]
@@ -107,6 +110,7 @@ def test_one_target_alone_is_a_list_of_one(model_class: str) -> None:
         assert tlc.attribute(local, alone).target_labels == tlc.attribute(local, listed).target_labels
 
 
+@pytest.mark.slow
 def test_batch_topk_uses_its_threshold_and_sees_each_position_alone() -> None:
     model, threshold = models.hooked("gpt2"), torch.full((models.N_LAYERS,), 0.4)
     parts = models.transcoder()
@@ -215,6 +219,7 @@ def test_hooks_are_taken_off_when_a_pass_fails(model_class: str) -> None:
     assert state(model) == before
 
 
+@pytest.mark.slow
 @both
 @every_family
 def test_the_users_hooks_fire_survive_and_count(family: str, model_class: str) -> None:
@@ -245,6 +250,7 @@ def test_the_users_hooks_fire_survive_and_count(family: str, model_class: str) -
     assert len(fired) == 1
 
 
+@pytest.mark.slow
 @both
 def test_permanent_hooks_of_the_user_stay(model_class: str) -> None:
     model, fired = models.model_of("gpt2", model_class), []
