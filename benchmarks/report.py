@@ -46,25 +46,25 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
     peers = {f"`{result['peer']['name']}`, {result['peer']['is']}" for result in results if result["peer"]}
     machines = {f"one thread of {result['machine']['cpu']}" for result in results}
     l0s = sorted({result["case"]["l0"] for result in results})
-    sizes = sorted({size for result in results for size in result["figures"].get("peer_batch_sizes_tried", [])})
     return (
         _paragraph(
             "A full attribution graph here and in circuit-tracer, of the same model, transcoder and prompt, all "
             f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers)) or 'not run'}. CPU seconds "
             f"on {'; '.join(sorted(machines))}; smaller is better."
         )
-        + "\n| case | features | here | peer | ratio | memory here | peer | edges differ by | runs | date |\n"
-        + "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+        + "\n| case | features | here | peer | ratio | GiB here | peer | edges differ by | runs | load | date |\n"
+        + "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
         + "".join(row(result) for result in results)
         + "\n"
         + _paragraph(
             f"On average {_listed(l0s)} features are active per layer and token. The peer's time is that of the best "
-            f"batch size tried (of {_listed(sizes) or 'none'}); *est.*: measured on batches of features at even "
-            "strides and scaled to all. Memory is the peak above the weights. Edges differ at most by as much, of a "
-            "largest edge of the size that follows. Runs are ours and the peer's. Versions, batch sizes and all "
-            "timings stand in `benchmarks/results`, the scripts beside them. Each process traces once before it is "
-            "timed (the peer one batch), because memory that the system first hands out takes time; what our first "
-            "trace took is in the files."
+            "batch size of those tried, in brackets; *est.*: measured on batches of features at even strides and "
+            "scaled to all. Load is the machine's load average at the end: above 1, other programs ran beside. Memory "
+            "is the peak above the weights. Edges differ at most by as much, of a largest edge of the size that "
+            "follows. Runs are ours and the peer's. Versions, batch sizes and all timings stand in "
+            "`benchmarks/results`, the scripts beside them. Each process traces once before it is timed (the peer one "
+            "batch), because memory that the system first hands out takes time; what our first trace took is in the "
+            "files."
         )
     )
 
@@ -74,16 +74,18 @@ def row(result: dict[str, Any]) -> str:
     case, found = result["case"], result["figures"]
     agreement = found.get("agreement")
     estimated = " est." if found.get("peer_estimated") else ""
+    tried = _listed(found.get("peer_batch_sizes_tried", []))
     cells = (
         f"{case['kind'].upper()}, {case['n_tokens']} tokens",
         f"{found['features']:,}",
         f"{found['ours_cpu_s']:.1f} s",
-        f"{found['peer_cpu_s']:,.1f} s{estimated}" if "peer_cpu_s" in found else "not run",
+        f"{found['peer_cpu_s']:,.1f} s{estimated} ({tried})" if "peer_cpu_s" in found else "not run",
         f"{found['ratio']:.1f}" if "ratio" in found else "",
         _gib(found.get("ours_above_weights_mib")),
         _gib(found.get("peer_above_weights_mib")),
         f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}" if agreement else "",
         f"{found['ours_runs']} + {found.get('peer_runs', 0)}",
+        f"{result['machine'].get('load', float('nan')):.1f}",
         result["when"][:10],
     )
     return f"| {' | '.join(cells)} |\n"
@@ -94,7 +96,7 @@ def _listed(values: Sequence[int]) -> str:
 
 
 def _gib(mib: float | None) -> str:
-    return "" if mib is None else f"{mib / 1024:.2f} GiB"
+    return "" if mib is None else f"{mib / 1024:.2f}"
 
 
 def _gemm_share(result: dict[str, Any]) -> str:

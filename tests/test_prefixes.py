@@ -12,7 +12,7 @@ from tl_circuits import localize
 from tl_circuits.replacement import prefixes
 from tl_circuits.replacement.layouts import LaidOutOnce
 from tl_circuits.replacement.pieces import cut
-from tl_circuits.replacement.prefixes import prefix_lengths
+from tl_circuits.replacement.prefixes import cheapest_lengths
 
 WIDE = 10**6
 
@@ -25,7 +25,7 @@ def cost(work: list[float], lengths: tuple[int, ...], d_model: int) -> float:
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=7))
 def test_the_lengths_cost_least_of_all(work: list[float]) -> None:
-    found = tuple(prefix_lengths(torch.tensor(work, dtype=torch.float64), 4000, WIDE))
+    found = tuple(cheapest_lengths(torch.tensor(work, dtype=torch.float64), 4000, WIDE))
     every = [lengths for size in range(len(work)) for lengths in combinations(range(1, len(work)), size)]
     assert cost(work, found, 4000) == pytest.approx(min(cost(work, lengths, 4000) for lengths in every))
 
@@ -33,9 +33,9 @@ def test_the_lengths_cost_least_of_all(work: list[float]) -> None:
 @pytest.mark.slow
 def test_no_more_passes_than_leave_room() -> None:
     work = torch.full((2000,), 1000.0, dtype=torch.float64)
-    assert len(prefix_lengths(work, 4096, WIDE)) <= prefixes.MOST
-    assert sum(prefix_lengths(work, 4096, 3000)) <= 3000
-    assert prefix_lengths(work, 4096, 0) == []
+    assert len(cheapest_lengths(work, 4096, WIDE)) <= prefixes.MOST
+    assert sum(cheapest_lengths(work, 4096, 3000)) <= 3000
+    assert cheapest_lengths(work, 4096, 0) == []
 
 
 def test_a_shorter_pass_shares_its_patterns_with_the_longer_one() -> None:

@@ -11,7 +11,7 @@ MOST = 16
 """Passes at most: each leaves its activations in memory."""
 
 
-def prefix_lengths(work: Float64[Tensor, " pos"], d_model: int, most_positions: int) -> list[int]:
+def cheapest_lengths(work: Float64[Tensor, " pos"], d_model: int, most_positions: int) -> list[int]:
     """The lengths of the prefixes, rising, without the whole prompt: those that cost least, rows and passes together.
 
     `work` is how many rows start at each position, each counted by the share of the layers that it walks through; a row

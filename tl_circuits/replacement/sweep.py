@@ -16,7 +16,7 @@ from tl_circuits.nodes import Kind, Nodes, lay_out
 from tl_circuits.replacement.layouts import LaidOutOnce
 from tl_circuits.replacement.localize import LocalReplacementModel
 from tl_circuits.replacement.pieces import Pieces, cut
-from tl_circuits.replacement.prefixes import prefix_lengths
+from tl_circuits.replacement.prefixes import cheapest_lengths
 from tl_circuits.replacement.written import Writes
 
 MEMORY_BUDGET = 2**30
@@ -241,7 +241,7 @@ def _prefixes(local: LocalReplacementModel, n_rows: int, memory_budget: int) -> 
     if not causal or local.hooked:
         return (whole,)
     pass_bytes = PASS_TENSORS * local.n_layers * local.transcoder.d_model * local.activations.element_size()
-    lengths = prefix_lengths(_work(local, n_rows), local.transcoder.d_model, memory_budget // pass_bytes)
+    lengths = cheapest_lengths(_work(local, n_rows), local.transcoder.d_model, memory_budget // pass_bytes)
     with LaidOutOnce():
         shorter = [(length, _cut_short(local, length)) for length in lengths]
     return (*shorter, whole)
