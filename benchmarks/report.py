@@ -52,8 +52,8 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
             f"of them random, in GPT-2-small's shape. The peer is {'; '.join(sorted(peers)) or 'not run'}. CPU seconds "
             f"on {'; '.join(sorted(machines))}; smaller is better."
         )
-        + "\n| case | features | here | peer | ratio | GiB here | peer | edges differ by | runs | load | date |\n"
-        + "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
+        + "\n| case | features | here | peer | ratio | GiB here | peer | edges differ by | runs | load |\n"
+        + "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
         + "".join(row(result) for result in results)
         + "\n"
         + _paragraph(
@@ -64,7 +64,7 @@ def _table(results: Sequence[dict[str, Any]]) -> str:
             "follows. Runs are ours and the peer's. Versions, batch sizes and all timings stand in "
             "`benchmarks/results`, the scripts beside them. Each process traces once before it is timed (the peer one "
             "batch), because memory that the system first hands out takes time; what our first trace took is in the "
-            "files."
+            f"files. Measured on {', '.join(sorted({result['when'][:10] for result in results}))}."
         )
     )
 
@@ -74,7 +74,7 @@ def row(result: dict[str, Any]) -> str:
     case, found = result["case"], result["figures"]
     agreement = found.get("agreement")
     estimated = " est." if found.get("peer_estimated") else ""
-    tried = _listed(found.get("peer_batch_sizes_tried", []))
+    tried = "/".join(map(str, found.get("peer_batch_sizes_tried", [])))
     cells = (
         f"{case['kind'].upper()}, {case['n_tokens']} tokens",
         f"{found['features']:,}",
@@ -86,7 +86,6 @@ def row(result: dict[str, Any]) -> str:
         f"{agreement['max_abs_difference']:.0e} of {agreement['max_abs_edge']:.0f}" if agreement else "",
         f"{found['ours_runs']} + {found.get('peer_runs', 0)}",
         f"{result['machine'].get('load', float('nan')):.1f}",
-        result["when"][:10],
     )
     return f"| {' | '.join(cells)} |\n"
 
