@@ -5,6 +5,7 @@ that of Anthropic's January 2025 update on dictionary learning.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,10 +17,35 @@ def reconstruction(errors: Sequence[Float[Tensor, "*batch d_model"]]) -> Float[T
     return torch.stack([error.square().mean() for error in errors]).sum()
 
 
+class _SquaredNorms(torch.autograd.Function):
+    """Σ_j W_ij² of each row, without keeping squares."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return torch.linalg.vector_norm(rows, dim=1).square_()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (rows,) = ctx.saved_tensors
+        return rows * (2 * grad_outputs[0])[:, None]
+
+
+def norms_together(tables: Sequence[Float[Tensor, "feature d_model"]]) -> Float[Tensor, " feature"]:
+    """‖W_dec,i‖ over all tables of a feature's decoders together, one for each layer that it writes."""
+    squares = [cast(Tensor, _SquaredNorms.apply(rows)) for rows in tables]
+    # A norm has no gradient at zero, where decoders start.
+    return torch.stack(squares).sum(0).clamp_min(1e-20).sqrt()
+
+
 def decoder_norms(W_dec: Sequence[Float[Tensor, "feature _ d_model"]]) -> list[Float[Tensor, " feature"]]:
     """‖W_dec,i‖ over all layers that a feature writes together, for each source layer."""
-    # A norm has no gradient at zero, where decoders start.
-    return [rows.square().sum((1, 2)).clamp_min(1e-20).sqrt() for rows in W_dec]
+    return [norms_together(list(rows.unbind(1))) for rows in W_dec]
+
+
+def saturating(scaled: Float[Tensor, "*entries"], saturation: float) -> Float[Tensor, "*entries"]:
+    """tanh(c·‖W_dec,i‖·a_i), of ‖W_dec,i‖·a_i: summed, close to a count of active features, and smooth."""
+    return torch.tanh(saturation * scaled)
 
 
 def sparsity(
@@ -27,8 +53,8 @@ def sparsity(
     norms: Sequence[Float[Tensor, " feature"]],
     saturation: float,
 ) -> Float[Tensor, ""]:
-    """Σ_l Σ_i E tanh(c·‖W_dec,i‖·a_i): close to a count of active features, and smooth."""
-    charged = [torch.tanh(saturation * norm * a).sum(-1).mean() for a, norm in zip(activations, norms, strict=True)]
+    """Σ_l Σ_i E tanh(c·‖W_dec,i‖·a_i), the paper's penalty: a feature pays once, however many layers it writes."""
+    charged = [saturating(norm * a, saturation).sum(-1).mean() for a, norm in zip(activations, norms, strict=True)]
     return torch.stack(charged).sum()
 
 
@@ -44,6 +70,25 @@ def revival(
         for h, threshold, norm, silent in zip(preactivations, thresholds, norms, dead, strict=True)
     ]
     return torch.stack(missing).sum()
+
+
+def revival_of_silent(
+    x: Float[Tensor, "token d_model"],
+    W_enc: Float[Tensor, "feature d_model"],
+    b_enc: Float[Tensor, " feature"],
+    cut: Float[Tensor, "..."],
+    norm: Float[Tensor, " feature"],
+    dead: Bool[Tensor, " feature"],
+) -> Float[Tensor, ""]:
+    """`revival` of one layer where no dead feature passes its cut at any token of the batch, in rank one.
+
+    Then max(θ_i − h_i, 0) is θ_i − h_i throughout, and its mean needs only the mean of x: the gradient of W_enc is an
+    outer product instead of a matrix product over the batch.
+    """
+    rows = dead.nonzero()[:, 0]
+    h = W_enc[rows] @ x.mean(0) + b_enc[rows]
+    floor = cut[rows] if cut.ndim else cut
+    return ((floor - h) * norm.detach()[rows]).sum()
 
 
 def divergence(logits: Float[Tensor, "*batch d_vocab"], replaced: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, ""]:

@@ -52,6 +52,13 @@ class _Jump(torch.autograd.Function):
         return grad * (preactivations > threshold), to_threshold, None
 
 
+def jump(
+    preactivations: Float[Tensor, "*batch feature"], threshold: Float[Tensor, "..."], bandwidth: float
+) -> Float[Tensor, "*batch feature"]:
+    """h·1[h > θ], through which θ learns by the straight-through estimate of this width."""
+    return cast(Tensor, _Jump.apply(preactivations, threshold, bandwidth))
+
+
 class JumpReLU(Activation):
     """a = h·1[h > θ], strictly, and no ReLU on top: a negative θ lets negative values through, as files in use expect.
 
@@ -89,7 +96,7 @@ class JumpReLU(Activation):
     def forward(self, preactivations: Float[Tensor, "*batch feature"], layer: int) -> Float[Tensor, "*batch feature"]:
         threshold = self.at(layer).to(preactivations)
         if torch.is_grad_enabled() and threshold.requires_grad:
-            return cast(Tensor, _Jump.apply(preactivations, threshold, self.bandwidth))
+            return jump(preactivations, threshold, self.bandwidth)
         return preactivations * (preactivations > threshold)
 
 

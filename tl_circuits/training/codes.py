@@ -1,0 +1,202 @@
+"""What one layer's features are on a batch, dense or sparse: the same numbers and gradients, at different cost.
+
+Dense codes are a matrix and ordinary autograd. Sparse codes are the entries that are on or have a gradient, with
+gradients written out. The forward product with the encoder is dense in both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_circuits.training.pattern import Pattern
+from tl_circuits.training.rules import Gather, Rule, alone, candidates, share_of_candidates
+from tl_circuits.transcoder.activations import jump
+
+Backend = Literal["dense", "sparse"]
+Charge = Callable[[Tensor], Tensor]
+"""What an activation, times the norm of its decoder, costs."""
+
+
+class Codes(ABC):
+    """One layer's activations on a batch. `cut` is what pre-activations had to pass, by feature or for all."""
+
+    cut: Tensor
+
+    @property
+    @abstractmethod
+    def n_tokens(self) -> int:
+        """The tokens of the batch."""
+
+    @abstractmethod
+    def charged(self, norm: Float[Tensor, " feature"], charge: Charge) -> Float[Tensor, ""]:
+        """E_token Σ_i charge(norm_i · a_i), for a charge of nothing on nothing."""
+
+    @abstractmethod
+    def fired(self) -> Bool[Tensor, " feature"]:
+        """Which features are on at any token."""
+
+    @abstractmethod
+    def n_active(self) -> int:
+        """How many activations of the batch are on."""
+
+    @abstractmethod
+    def density(self) -> float:
+        """The share of entries that are on or have a gradient."""
+
+
+class DenseCodes(Codes):
+    """Activations as a matrix."""
+
+    def __init__(self, values: Float[Tensor, "token feature"], cut: Tensor, density: Callable[[], float]) -> None:
+        self.values, self.cut, self._density = values, cut, density
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.values)
+
+    def charged(self, norm: Float[Tensor, " feature"], charge: Charge) -> Float[Tensor, ""]:
+        return charge(norm * self.values).sum() / self.n_tokens
+
+    def fired(self) -> Bool[Tensor, " feature"]:
+        return (self.values > 0).any(0)
+
+    def n_active(self) -> int:
+        return int((self.values > 0).sum())
+
+    def density(self) -> float:
+        return self._density()
+
+
+class SparseCodes(Codes):
+    """Activations as a list. Values are of all entries with a gradient, 0 where a feature is off; `on` says which."""
+
+    def __init__(
+        self, values: Float[Tensor, " entry"], pattern: Pattern, on: Bool[Tensor, " entry"] | None, cut: Tensor
+    ) -> None:
+        self.values, self.pattern, self.on, self.cut = values, pattern, on, cut
+        self.active = pattern if on is None else pattern.where(on)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.pattern.shape[0]
+
+    def charged(self, norm: Float[Tensor, " feature"], charge: Charge) -> Float[Tensor, ""]:
+        return charge(norm[self.pattern.features] * self.values).sum() / self.n_tokens
+
+    def fired(self) -> Bool[Tensor, " feature"]:
+        return torch.bincount(self.active.features, minlength=self.pattern.shape[1]) > 0
+
+    def n_active(self) -> int:
+        return len(self.active.features)
+
+    def density(self) -> float:
+        return len(self.pattern.features) / max(1, self.pattern.shape[0] * self.pattern.shape[1])
+
+
+def encode(
+    x: Float[Tensor, "token d_model"],
+    W_enc: Float[Tensor, "feature d_model"],
+    b_enc: Float[Tensor, " feature"],
+    threshold: Float[Tensor, " feature"] | None,
+    rule: Rule,
+    backend: Backend,
+    gather: Gather = alone,
+) -> Codes:
+    """The codes of one layer. No gradient flows to x, which is data."""
+    if backend == "sparse":
+        with torch.no_grad():
+            h = torch.addmm(b_enc, x, W_enc.T)
+            tokens, features, cut = candidates(h, rule, threshold, gather)
+            at, pattern = h[tokens, features], Pattern(tokens, features, (h.shape[0], h.shape[1]))
+            on = None if threshold is None else at > threshold[features]
+        values = cast(Tensor, _Values.apply(W_enc, b_enc, threshold, x, at, pattern, on, rule.bandwidth))
+        return SparseCodes(values, pattern, on, cast(Tensor, threshold if cut is None else cut))
+    h = torch.addmm(b_enc, x, W_enc.T)
+
+    def density() -> float:
+        return share_of_candidates(h.detach(), rule, threshold)
+
+    if threshold is not None:
+        return DenseCodes(jump(h, threshold, rule.bandwidth), threshold, density)
+    tokens, features, cut = candidates(h.detach(), rule, None, gather)
+    kept = torch.zeros_like(h).index_put((tokens, features), h.new_ones(()))
+    return DenseCodes(h * kept, cast(Tensor, cut), density)
+
+
+def decode(
+    codes: Sequence[Codes], tables: Sequence[Float[Tensor, "feature d_model"]]
+) -> Float[Tensor, "token d_model"]:
+    """Σ_s a_s @ tables[s]: what the features of some layers write into one."""
+    if all(isinstance(code, SparseCodes) for code in codes):
+        sparse = cast(Sequence[SparseCodes], codes)
+        return cast(Tensor, _Decoded.apply(sparse, *[code.values for code in sparse], *tables))
+    dense = cast(Sequence[DenseCodes], codes)
+    out = dense[0].values @ tables[0]
+    for code, table in zip(dense[1:], tables[1:], strict=True):
+        out = torch.addmm(out, code.values, table)
+    return out
+
+
+class _Values(torch.autograd.Function):
+    """Activations at a list of entries, of pre-activations that were computed for all."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        _W_enc: Tensor,
+        _b_enc: Tensor,
+        threshold: Tensor | None,
+        x: Tensor,
+        h: Tensor,
+        pattern: Pattern,
+        on: Tensor | None,
+        bandwidth: float,
+    ) -> Tensor:
+        ctx.save_for_backward(threshold, x, h, on)
+        ctx.pattern, ctx.bandwidth = pattern, bandwidth
+        return h.clone() if on is None else h * on
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        threshold, x, h, on = ctx.saved_tensors
+        pattern, to_threshold = ctx.pattern, None
+        to_h = grad if on is None else grad * on
+        n_features = pattern.shape[1]
+        if threshold is not None:
+            at = threshold[pattern.features]
+            near = (h - at).abs() < ctx.bandwidth / 2
+            pulled = -(at / ctx.bandwidth) * near * grad
+            to_threshold = grad.new_zeros(n_features).index_add_(0, pattern.features, pulled)
+        to_bias = grad.new_zeros(n_features).index_add_(0, pattern.features, to_h)
+        return pattern.to_features(to_h, x), to_bias, to_threshold, None, None, None, None, None
+
+
+class _Decoded(torch.autograd.Function):
+    """What sparse codes of several layers write into one layer."""
+
+    @staticmethod
+    def forward(ctx: Any, codes: Sequence[SparseCodes], *tensors: Tensor) -> Tensor:
+        values, tables = tensors[: len(codes)], tensors[len(codes) :]
+        ctx.save_for_backward(*tensors)
+        ctx.codes = codes
+        out = tables[0].new_zeros(codes[0].n_tokens, tables[0].shape[1])
+        for code, a, table in zip(codes, values, tables, strict=True):
+            out += code.active.to_tokens(a if code.on is None else a[code.on], table)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad_outputs[0].contiguous()
+        codes: Sequence[SparseCodes] = ctx.codes
+        values, tables = ctx.saved_tensors[: len(codes)], ctx.saved_tensors[len(codes) :]
+        to_values = [code.pattern.inner(grad, table) for code, table in zip(codes, tables, strict=True)]
+        to_tables = [
+            code.active.to_features(a if code.on is None else a[code.on], grad)
+            for code, a in zip(codes, values, strict=True)
+        ]
+        return None, *to_values, *to_tables

@@ -1,0 +1,127 @@
+"""One batch through the weights: what it loses, and what its features did."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_circuits.training import losses
+from tl_circuits.training.codes import Backend, Charge, Codes, decode, encode
+from tl_circuits.training.rules import Gather, Rule, alone
+from tl_circuits.training.weights import Weights
+
+Penalty = Literal["tanh", "l1"]
+Per = Literal["feature", "write"]
+# Below these shares of entries with a gradient the sparse products are cheaper: a GPU's dense ones are far faster.
+CROSSOVER = {"cpu": 0.15, "cuda": 0.005}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What activations cost: by saturating tanh or by size (L1, of a·‖W_dec‖), for each feature or each layer written.
+
+    Per feature is the paper's. Per write charges ‖W_dec into one layer‖·a for every layer written, so that one feature
+    writing two layers is no cheaper than two features writing one each.
+    """
+
+    penalty: Penalty = "tanh"
+    per: Per = "feature"
+    saturation: float = 4.0
+
+    @property
+    def charge(self) -> Charge:
+        """The cost of one activation times the norm of its decoder."""
+        return partial(losses.saturating, saturation=self.saturation) if self.penalty == "tanh" else _as_it_is
+
+    def of(self, weights: Weights, codes: Sequence[Codes]) -> Float[Tensor, ""]:
+        """Σ over layers of what a token's activations cost on average."""
+        parts = []
+        for source, code in enumerate(codes):
+            tables = [weights.table(source, layer) for layer in weights.shape.written(source)]
+            groups = [tables] if self.per == "feature" else [[table] for table in tables]
+            parts += [code.charged(losses.norms_together(group), self.charge) for group in groups]
+        return torch.stack(parts).sum()
+
+
+def _as_it_is(scaled: Tensor) -> Tensor:
+    return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A batch's codes and errors, ŷ − y by layer, still differentiable."""
+
+    codes: list[Codes]
+    errors: list[Float[Tensor, "token d_model"]]
+
+    @property
+    def reconstruction(self) -> Float[Tensor, ""]:
+        """Σ_l FVU_l."""
+        return losses.reconstruction(self.errors)
+
+    def fvu(self) -> list[float]:
+        """Each layer's mean squared error, in normalised units its fraction of variance unexplained."""
+        return [float(error.detach().square().mean()) for error in self.errors]
+
+    def l0(self) -> list[float]:
+        """Features active per token, by layer."""
+        return [code.n_active() / code.n_tokens for code in self.codes]
+
+    def fired(self) -> Bool[Tensor, "layer feature"]:
+        """Which features were on at all."""
+        return torch.stack([code.fired() for code in self.codes])
+
+    def density(self) -> float:
+        """The share of entries that are on or have a gradient."""
+        return sum(code.density() for code in self.codes) / len(self.codes)
+
+
+def passed(
+    weights: Weights,
+    x: Float[Tensor, "layer token d_model"],
+    y: Float[Tensor, "layer token d_model"],
+    rule: Rule,
+    backend: Backend,
+    gather: Gather = alone,
+    total: Callable[[Tensor], Tensor] = alone,
+) -> Passed:
+    """The batch through encoders and decoders. `gather` and `total` join the shards of the features."""
+    shape = weights.shape
+    codes = [
+        encode(x[layer], weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"], weights.threshold(layer), rule, backend,
+               gather)
+        for layer in range(shape.n_layers)
+    ]  # fmt: skip
+    written = total(torch.stack([_written(weights, codes, layer) for layer in range(shape.n_layers)]))
+    errors = []
+    for layer in range(shape.n_layers):
+        out = written[layer] + weights["b_dec"][layer]
+        out = out + x[layer] @ weights[f"W_skip.{layer}"] if shape.skip else out
+        errors.append(out - y[layer])
+    return Passed(codes, errors)
+
+
+def revived(
+    weights: Weights, batch: Passed, x: Float[Tensor, "layer token d_model"], dead: Bool[Tensor, "layer feature"]
+) -> Float[Tensor, ""]:
+    """The dead-feature term of the batch. None of the dead may have fired in it."""
+    parts = []
+    for layer, code in enumerate(batch.codes):
+        norm = losses.norms_together([weights.table(layer, to) for to in weights.shape.written(layer)])
+        W_enc, b_enc = weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"]
+        parts.append(losses.revival_of_silent(x[layer], W_enc, b_enc, code.cut, norm, dead[layer]))
+    return torch.stack(parts).sum()
+
+
+def cheaper(density: float, device: str) -> Backend:
+    """The backend whose step costs less at a density of entries with a gradient, as measured on processors."""
+    return "sparse" if density < CROSSOVER.get(device, CROSSOVER["cuda"]) else "dense"
+
+
+def _written(weights: Weights, codes: Sequence[Codes], layer: int) -> Float[Tensor, "token d_model"]:
+    sources = weights.shape.sources(layer)
+    return decode([codes[source] for source in sources], [weights.table(source, layer) for source in sources])
