@@ -152,9 +152,9 @@ def test_the_engine_changes_nothing_batches_prefixes_and_order(
     local = localize(
         models.model_of(family, model_class), models.transcoder(skip=True), torch.arange(12), masked_positions=(0,)
     )
-    monkeypatch.setattr("tl_circuits.replacement.sweep.cheapest_lengths", lambda *_: [2, 5, 9])
+    monkeypatch.setattr("tl_circuits.replacement.prefixes.cheapest_lengths", lambda *_: [2, 5, 9])
     whole = attribute(local).adjacency()
-    monkeypatch.setattr("tl_circuits.replacement.sweep.cheapest_lengths", lambda *_: [])
+    monkeypatch.setattr("tl_circuits.replacement.prefixes.cheapest_lengths", lambda *_: [])
     monkeypatch.setattr("tl_circuits.replacement.sweep.MEMORY_BUDGET", 1)
     monkeypatch.setattr("tl_circuits.replacement.pieces.COTANGENTS", {"cpu": 1})
     monkeypatch.setattr("tl_circuits.replacement.written.BLOCK_ROWS", 7)

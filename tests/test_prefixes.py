@@ -13,6 +13,7 @@ from tl_circuits.replacement import prefixes
 from tl_circuits.replacement.layouts import LaidOutOnce
 from tl_circuits.replacement.pieces import cut
 from tl_circuits.replacement.prefixes import cheapest_lengths
+from tl_circuits.replacement.sweep import Sweep
 
 WIDE = 10**6
 
@@ -56,3 +57,15 @@ def test_weights_are_laid_out_once_and_the_model_says_the_same(model_class: str)
         assert torch.equal(model(tokens), said)
     assert once._made == made
     assert len(made) >= (4 * model.cfg.n_layers if model_class == "hooked" else 0)
+
+
+def test_only_prefixes_that_a_target_asks_for_are_passed_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_circuits.replacement.prefixes.cheapest_lengths", lambda *_: [2, 5, 9])
+    local = localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(12), masked_positions=(0,))
+    sweep, pos = Sweep.of(local), local.features[:, 1]
+    early, late = ((pos == at).nonzero()[:1, 0] for at in (3, 11))
+    assert torch.equal(
+        sweep.prefix_lengths(torch.tensor([0, 1, 2, 4, 5, 8, 9, 11])), torch.tensor([2, 2, 5, 5, 9, 9, 12, 12])
+    )
+    sweep.rows(sweep.feature_readouts(torch.cat([early, late])))
+    assert set(sweep.prefixes._cut) == {5, 12}

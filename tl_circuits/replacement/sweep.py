@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.nodes import Kind, Nodes, lay_out
-from tl_circuits.replacement.layouts import LaidOutOnce
 from tl_circuits.replacement.localize import LocalReplacementModel
-from tl_circuits.replacement.pieces import Pieces, cut
-from tl_circuits.replacement.prefixes import cheapest_lengths
+from tl_circuits.replacement.pieces import Pieces
+from tl_circuits.replacement.prefixes import Prefixes
 from tl_circuits.replacement.written import Writes
 
 MEMORY_BUDGET = 2**30
@@ -25,8 +24,6 @@ BATCH_BYTES = {"cpu": 2**26, "cuda": 2**32}
 """Bytes of a batch of targets: enough to fill the matrix products, beyond which only memory grows."""
 GATHERING = 16
 """How much larger a batch is where what is written is gathered for it: that takes as long as many targets."""
-PASS_TENSORS = 8
-"""Tensors of the residual stream's size that autograd keeps of a block for its pull-backs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ class Sweep:
 
     local: LocalReplacementModel
     sources: Nodes
-    prefixes: tuple[tuple[int, Pieces], ...]
+    prefixes: Prefixes
     writes: Writes
     memory_budget: int
 
@@ -58,7 +55,7 @@ class Sweep:
     def of(
         cls, local: LocalReplacementModel, *, n_rows: int | None = None, memory_budget: int | None = None
     ) -> "Sweep":
-        """Lays out the columns, cuts prefixes for so many rows (default: all), gathers what is written if it fits."""
+        """Lays out the columns, plans for so many rows (default: all), gathers what is written if it fits."""
         budget = MEMORY_BUDGET if memory_budget is None else memory_budget
         sources = lay_out(
             local.features.cpu(),
@@ -69,7 +66,8 @@ class Sweep:
             targets=torch.empty(0, 3, dtype=torch.int64),
         )
         n_rows = len(local.features) if n_rows is None else n_rows
-        return cls(local, sources, _prefixes(local, n_rows, budget), Writes.of(local, keep_bytes=budget // 2), budget)
+        prefixes = Prefixes.of(local, n_rows, budget)
+        return cls(local, sources, prefixes, Writes.of(local, keep_bytes=budget // 2), budget)
 
     def feature_readouts(self, rows: Int64[Tensor, " batch"]) -> Readouts:
         """The readouts of feature nodes, by row: their encoder vectors where they read."""
@@ -95,8 +93,7 @@ class Sweep:
 
     def prefix_lengths(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """How much of the prompt a sweep walks through for a target at each position."""
-        lengths = torch.tensor([length for length, _ in self.prefixes])
-        return lengths[torch.bucketize(pos.cpu().contiguous(), lengths, right=True)]
+        return self.prefixes.lengths[self.prefixes.shortest(pos)]
 
     def batches(self, rows: Int64[Tensor, " batch"]) -> Iterator[Int64[Tensor, " part"]]:
         """Feature rows in parts that fit the memory budget, neighbours in the prompt together.
@@ -132,16 +129,14 @@ class Sweep:
 
     def _walks(self, readouts: Readouts) -> tuple[list["_Walk"], Int64[Tensor, " batch"]]:
         """The targets by the prefix that they need, and the order in which that puts them."""
-        lengths = torch.tensor([length for length, _ in self.prefixes], device=readouts.pos.device)
-        prefix = torch.bucketize(readouts.pos.contiguous(), lengths, right=True)
+        lengths = self.prefix_lengths(readouts.pos).to(readouts.pos.device)
         # The passes over prefixes stop before the unembedding.
-        prefix[readouts.layer == self.local.n_layers] = len(lengths) - 1
+        lengths[readouts.layer == self.local.n_layers] = self.local.n_pos
         walks, order = [], []
-        for which in prefix.unique().tolist():
-            here = (prefix == which).nonzero()[:, 0]
+        for length in lengths.unique().tolist():
+            here = (lengths == length).nonzero()[:, 0]
             here = here[torch.argsort(readouts.layer[here], descending=True, stable=True)]
-            length, pieces = self.prefixes[which]
-            walks.append(_Walk(self.local, pieces, length, readouts[here], sum(map(len, order))))
+            walks.append(_Walk(self.local, self.prefixes.pieces(length), length, readouts[here], sum(map(len, order))))
             order.append(here)
         return walks, torch.cat(order)
 
@@ -232,27 +227,3 @@ class _Columns:
         row[:, sources.span(Kind.B_DEC)] = self.b_dec
         row[:, sources.span(Kind.BIAS)] = self.bias
         return row
-
-
-def _prefixes(local: LocalReplacementModel, n_rows: int, memory_budget: int) -> tuple[tuple[int, Pieces], ...]:
-    # A target reads nothing after its position, so early targets need only the prompt's beginning: half of the work.
-    whole = (local.n_pos, local.pieces)
-    causal = getattr(local.model.cfg, "attention_dir", "causal") == "causal"
-    if not causal or local.hooked:
-        return (whole,)
-    pass_bytes = PASS_TENSORS * local.n_layers * local.transcoder.d_model * local.activations.element_size()
-    lengths = cheapest_lengths(_work(local, n_rows), local.transcoder.d_model, memory_budget // pass_bytes)
-    with LaidOutOnce():
-        shorter = [(length, _cut_short(local, length)) for length in lengths]
-    return (*shorter, whole)
-
-
-def _cut_short(local: LocalReplacementModel, length: int) -> Pieces:
-    return cut(local.model, local.sites, local.transcoder, local.prompt.tokens[:length], longer=local.pieces)
-
-
-def _work(local: LocalReplacementModel, n_rows: int) -> Float64[Tensor, " pos"]:
-    """How many of so many rows start at each position, each counted by the share of the layers below it."""
-    layer, pos, _ = local.features.cpu().unbind(1)
-    shares = (layer + 1).double() / local.n_layers * n_rows / max(1, len(layer))
-    return torch.zeros(local.n_pos, dtype=torch.float64).index_add_(0, pos, shares)
