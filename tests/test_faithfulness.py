@@ -171,6 +171,22 @@ def test_total_effects_are_the_sum_over_all_paths(graph: tlc.AttributionGraph) -
     assert float((says.total - says.direct).abs().max()) > 1e-3
 
 
+def test_knock_on_effects_are_total_less_direct_and_nothing_at_all_where_no_path_leads(
+    graph: tlc.AttributionGraph,
+) -> None:
+    says, n_features = Prediction.of(graph), graph.nodes.count(Kind.FEATURE)
+    torch.testing.assert_close(says.knock_on, says.total - says.direct)
+    torch.testing.assert_close(says.knock_on_on_targets, says.total_on_targets - says.direct_on_targets)
+    leads = graph.adjacency()[:, :n_features] != 0
+    through = (leads.double() @ leads[:n_features].double()) > 0
+    for knock_on, rows in (
+        (says.knock_on, slice(0, n_features)),
+        (says.knock_on_on_targets, graph.nodes.span(Kind.TARGET)),
+    ):
+        assert torch.equal(knock_on != 0, through[rows])
+        assert 0 < int((knock_on == 0).sum()) < knock_on.numel()
+
+
 def test_influence_on_features_and_on_targets_is_one_and_the_same(graph: tlc.AttributionGraph) -> None:
     says, targets = Prediction.of(graph), graph.nodes.span(Kind.TARGET)
     paper = graph.nodes.rows(Kind.FEATURE, Kind.ERROR, Kind.TOKEN)
@@ -227,6 +243,23 @@ def test_batches_do_what_one_ablation_at_a_time_does(model_class: str) -> None:
             torch.testing.assert_close(found.targets[:, column], expected, atol=1e-5, rtol=1e-5)
             first, second = local.logits[-1].topk(2).indices
             assert float(found.difference[column]) == pytest.approx(float(change[first] - change[second]), abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The model is in torch.bfloat16")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("family", "model_class"), [("gpt2", "hooked"), ("llama", "bridge")])
+def test_what_has_no_effect_has_none_and_rounding_hides_none(family: str, model_class: str, dtype: torch.dtype) -> None:
+    """A bridge's norms are in float32 whatever its dtype; in bfloat16 a unit of rounding is 1/128."""
+    local = tlc.localize(models.model_of(family, model_class, dtype), models.transcoder(), torch.arange(N_POS), (0,))
+    found = Ablating(local, Readout.of(local, tlc.attribute(local, [3, 5]))).of(local.active(), Held.OWN)
+    layer, pos, _ = local.features.unbind(1)
+    far, here = (layer == 2) & (pos < N_POS - 1), pos == N_POS - 1
+    assert bool(far.any())
+    assert not found.divergence[far].any()
+    assert not found.targets[:, far].any()
+    assert not found.preactivations[:, far].any()
+    assert bool((found.divergence[here] > 0).all())
 
 
 @pytest.mark.slow

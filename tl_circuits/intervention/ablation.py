@@ -7,6 +7,7 @@ are held at what the feature writes, and which run on, decides what is measured 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from tl_circuits.errors import TargetError
 from tl_circuits.graph import AttributionGraph
+from tl_circuits.intervention.edits import Edits
 from tl_circuits.intervention.intervene import intervene
-from tl_circuits.intervention.passes import batch_size
+from tl_circuits.intervention.passes import Way, batch_size, run
 from tl_circuits.intervention.result import InterventionResult
 from tl_circuits.nodes import Feature, Intervention, Kind
 from tl_circuits.replacement import LocalReplacementModel
@@ -26,8 +28,9 @@ REACH = 2
 
 
 ROUNDING = 64
-"""What differs by no more than so many units of rounding, on the scale of its largest, is the same: a pass of another
-batch size rounds otherwise, and ranks would be those of the rounding."""
+"""What differs by no more than so many units of rounding of float32, or float64, on the scale of its largest, is the
+same: ranks would be those of the rounding. Where a pass of the same, unedited, differs by more, twice as much is: a
+bridge's norms are in float32 whatever its dtype, and in 16 bits a unit is as large as many effects."""
 
 
 class Held(Enum):
@@ -159,25 +162,38 @@ class Ablating:
         parts = [torch.stack(column, dim=1) for column in columns] if keys else empty
         return Ablations(tuple(features), held, parts[0][0], parts[1], parts[2][0], parts[3], parts[4])
 
+    @cached_property
+    def _rounding(self) -> tuple[float, float]:
+        """The changes of logits, and of what features read, that may be nothing but rounding."""
+        local, layers = self.local, range(self.local.n_layers)
+        again = run(local, Edits.of(local, [[]] * min(2, batch_size(local)), layers), Way("added", layers, "frozen"))
+        own = again.before != 0
+        moved = (again.preactivations_after - again.preactivations_before)[own]
+        return _least(again.logits - local.logits, local.logits), _least(moved, again.preactivations_before[own])
+
     def _read(self, result: InterventionResult) -> tuple[Tensor, ...]:
         readout, changes = self.readout, result.changes
+        of_logits, of_features = self._rounding
         before = result.logits_before[readout.at]
-        after = before + _beyond_rounding(result.logits[readout.at] - before, before)
+        after = before + _beyond(of_logits, result.logits[readout.at] - before)
         # Features that were active, which are the prompt's own, in their order.
         own = changes.before != 0
-        moved = changes.preactivations_after - changes.preactivations_before
-        moved = _beyond_rounding(moved[own], changes.preactivations_before[own])
+        moved = _beyond(of_features, (changes.preactivations_after - changes.preactivations_before)[own])
         return (
             torch.tensor([readout.divergence(before, after)], dtype=torch.float64),
             readout.values(after) - readout.values(before),
             torch.tensor([readout.difference(after) - readout.difference(before)], dtype=torch.float64),
             moved.to(torch.float64).cpu(),
-            _beyond_rounding(changes.change[own], changes.before[own]).to(torch.float64).cpu(),
+            _beyond(of_features, changes.change[own]).to(torch.float64).cpu(),
         )
 
 
-def _beyond_rounding(change: Tensor, of: Tensor) -> Tensor:
+def _least(noise: Tensor, of: Tensor) -> float:
     if not of.numel():
-        return change
-    least = ROUNDING * torch.finfo(of.dtype).eps * of.abs().max()
-    return torch.where(change.abs() > least, change, 0)
+        return 0.0
+    unit = min(torch.finfo(of.dtype).eps, torch.finfo(torch.float32).eps)
+    return max(ROUNDING * unit * float(of.abs().max()), 2 * float(noise.abs().max()))
+
+
+def _beyond(rounding: float, change: Tensor) -> Tensor:
+    return torch.where(change.abs() > rounding, change, 0)

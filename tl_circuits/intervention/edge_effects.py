@@ -21,7 +21,8 @@ def edge_figures(case: Case, held: Ablations, own: Ablations) -> Iterator[tuple[
 
     - `direct`: a feature's edge, against ablation with all MLPs held.
     - `total`: what the graph sums over all paths, against ablation where MLPs above the feature's layer run on.
-    - `knock_on`: total less direct, predicted and measured; from two layers apart on, since before there is none.
+    - `knock_on`: what the graph sums over paths through other features, against measured total less direct; from two
+      layers apart on, since before there is none.
 
     `where` is `layers_1`, `layers_2`, … for features so many layers apart, and `target`. `by` is `graph`, or a control
     (`shuffled_graph`, `random_in_layer`), or, for totals, the baseline `direct_edge` alone. Pairs without a predicted
@@ -67,12 +68,7 @@ def _places(case: Case) -> Iterator[tuple[str, Tensor | None, int | None]]:
 
 
 def _predicted(effect: str, on_targets: bool, prediction: Prediction) -> Tensor:
-    direct, total = (
-        (prediction.direct_on_targets, prediction.total_on_targets)
-        if on_targets
-        else (prediction.direct, prediction.total)
-    )
-    return {"direct": direct, "total": total, "knock_on": total - direct}[effect]
+    return getattr(prediction, f"{effect}_on_targets" if on_targets else effect)
 
 
 def _measured(effect: str, on_targets: bool, held: Ablations, own: Ablations) -> Tensor:

@@ -16,17 +16,20 @@ class Prediction:
     """A graph's features as matrices, row = what is affected, column = the feature that is ablated.
 
     - `influence`: of features on the targets, I = pᵀB. `on_features`: B among features, the influence of each on each.
-    - `direct`, `total`: the signed change, −A and the sum over all paths, of the pre-activations of features;
-      `direct_on_targets`, `total_on_targets`: of the targets' values. Along a path a feature passes on what it reads in
-      proportion to its activation: true while it keeps to the linear side of its activation function.
+    - `direct`, `total`, `knock_on`: the signed change, −A, the sum over all paths, and over those through other
+      features, of the pre-activations of features; `direct_on_targets`, `total_on_targets`, `knock_on_on_targets`: of
+      the targets' values. Along a path a feature passes on what it reads in proportion to its activation: true while
+      it keeps to the linear side of its activation function. Where there is no path there is exactly 0.
     """
 
     influence: Float64[Tensor, " feature"]
     on_features: Float64[Tensor, "feature feature"]
     direct: Float64[Tensor, "feature feature"]
     total: Float64[Tensor, "feature feature"]
+    knock_on: Float64[Tensor, "feature feature"]
     direct_on_targets: Float64[Tensor, "target feature"]
     total_on_targets: Float64[Tensor, "target feature"]
+    knock_on_on_targets: Float64[Tensor, "target feature"]
 
     @classmethod
     def of(cls, graph: AttributionGraph) -> "Prediction":
@@ -36,15 +39,21 @@ class Prediction:
         shares = Shares(graph.edges, counted_sources(graph.nodes, constants=False)).denominator
         normalised = weights[features].abs() / torch.where(shares > 0, shares, 1.0)[features, None]
         edges, into_targets = weights[features], weights[targets]
+        activations = graph.activations[features].to(torch.float64)
+        unit = torch.eye(len(edges), dtype=torch.float64)
         # (I − E)⁻¹, with E the effect per unit of activation: features are sorted by layer, and feed higher ones only.
-        passed_on = _all_paths(edges / graph.activations[features].to(torch.float64))
+        total = (unit - _all_paths(edges / activations)) * activations
+        # Not total less direct: that leaves rounding where there is no path, which a logarithm takes for an effect.
+        knock_on, knock_on_on_targets = (edges / activations) @ total, (into_targets / activations) @ total
         return cls(
             influence=graph.influence()[features],
-            on_features=_all_paths(normalised) - torch.eye(len(edges), dtype=torch.float64),
+            on_features=_all_paths(normalised) - unit,
             direct=-edges,
-            total=-_scaled(passed_on - torch.eye(len(edges), dtype=torch.float64), graph),
+            total=total,
+            knock_on=knock_on,
             direct_on_targets=-into_targets,
-            total_on_targets=-_passed_to(into_targets, passed_on, graph),
+            total_on_targets=knock_on_on_targets - into_targets,
+            knock_on_on_targets=knock_on_on_targets,
         )
 
     def of_difference(self, row: Float64[Tensor, " feature"], graph: AttributionGraph) -> Float64[Tensor, " feature"]:
@@ -66,12 +75,3 @@ def shuffled(graph: AttributionGraph, generator: torch.Generator) -> Attribution
 def _all_paths(edges: Float64[Tensor, "feature feature"]) -> Float64[Tensor, "feature feature"]:
     unit = torch.eye(len(edges), dtype=torch.float64)
     return torch.linalg.solve_triangular(unit - edges, unit, upper=False, unitriangular=True)
-
-
-def _scaled(effects: Tensor, graph: AttributionGraph) -> Tensor:
-    return effects * graph.activations[graph.nodes.span(Kind.FEATURE)].to(torch.float64)
-
-
-def _passed_to(into_targets: Tensor, passed_on: Tensor, graph: AttributionGraph) -> Tensor:
-    activations = graph.activations[graph.nodes.span(Kind.FEATURE)].to(torch.float64)
-    return _scaled((into_targets / activations) @ passed_on, graph)
