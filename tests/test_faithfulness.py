@@ -508,4 +508,7 @@ def test_a_mediator_that_is_none_is_refused() -> None:
     other = tlc.localize(chain.model, chain.transcoder, chain.prompts[1].tokens)
     with refusal(tlc.SettingError, "mediator_of is of another prompt"):
         hop_collapse(graph, local, "L0/0@2", "L1/0@2", mediator_of=other)
+    another = ladders.local(compiled.chain_at_one_token())
+    with refusal(tlc.SettingError, "mediator_of is of another model", "localize this prompt in this model"):
+        hop_collapse(graph, local, "L0/0@2", "L1/0@2", mediator_of=another)
     assert HopCollapse(math.nan, 1.0, 0.0, 1.0).to_dict()["graph"] is None

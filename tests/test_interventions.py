@@ -88,6 +88,7 @@ def test_the_record_is_frozen_and_reads_as_it_was_written() -> None:
     done = Do("L2/623@-1", scale=-1)
     assert str(done) == "L2/623@-1 scale=-1"
     assert str(Do("L2/623@-1", add=0.5, positions=slice(1, None))) == "L2/623@-1 at 1: add=0.5"
+    assert str(Do("L2/623@-1", scale=0.5, positions=slice(1, 9, 2))) == "L2/623@-1 at 1:9:2 scale=0.5"
     assert done.features == (Feature(2, -1, 623),)
     with pytest.raises(FrozenInstanceError):
         done.scale = 2  # pyright: ignore

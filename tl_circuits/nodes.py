@@ -126,7 +126,7 @@ class Intervention:
         what = names[0] if len(names) == 1 else f"{len(names)} features ({names[0]}, ...)"
         verb = next(name for name in ("scale", "value", "add") if getattr(self, name) is not None)
         where = "" if self.positions is None else f" at {_written(self.positions)}"
-        return f"{what}{where} {verb}={getattr(self, verb):g}"
+        return f"{what}{where} {verb}={float(getattr(self, verb)):g}"
 
 
 class NodeId(NamedTuple):
@@ -318,4 +318,5 @@ def _as_feature(given: object) -> Feature:
 def _written(positions: object) -> str:
     if not isinstance(positions, slice):
         return str(positions)
-    return ":".join("" if bound is None else str(bound) for bound in (positions.start, positions.stop))
+    bounds = [positions.start, positions.stop] + ([] if positions.step is None else [positions.step])
+    return ":".join("" if bound is None else str(bound) for bound in bounds)

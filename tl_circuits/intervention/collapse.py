@@ -70,12 +70,20 @@ def hop_collapse(
     graph that stand for it: none, where the graph lacks the step. The target is the graph's heaviest by default.
 
     Raises `GraphError` for a graph that is not whole or not of this prompt, `SettingError` for features that are no
-    such pair.
+    such pair and for another model or prompt under the mediator.
     """
-    check_same(graph, local, whole_graph=True)
     other = local if mediator_of is None else mediator_of
-    if not isinstance(other, LocalReplacementModel) or other.prompt.tokens.tolist() != local.prompt.tokens.tolist():
-        raise SettingError("mediator_of is of another prompt: localize this prompt with the mediator's transcoder.")
+    for given in (local, other):
+        if not isinstance(given, LocalReplacementModel):
+            raise SettingError(
+                f"{type(given).__name__} is no local replacement model: give tlc.localize(model, clt, prompt)."
+            )
+    check_same(graph, local, whole_graph=True)
+    if other.model is not local.model or other.prompt.tokens.tolist() != local.prompt.tokens.tolist():
+        what = "model" if other.model is not local.model else "prompt"
+        raise SettingError(
+            f"mediator_of is of another {what}: localize this prompt in this model with the mediator's transcoder."
+        )
     sources, mediators = _of_one_layer("source", local, source), _of_one_layer("mediator", other, mediator)
     if mediators[0].layer <= sources[0].layer:
         raise SettingError(
