@@ -17,6 +17,9 @@ SCRIPTS = (
     "pruning",
     "trace_many",
     "gpu",
+    "fidelity",
+    "faithfulness",
+    "state_swap",
 )
 
 
@@ -182,6 +185,78 @@ def _gpu(result: dict[str, Any]) -> str:
     )
 
 
+def _fidelity(result: dict[str, Any]) -> str:
+    of_kinds = [
+        f"{kind.upper()} FVU {_between(found['overall']['fvu'])}, same answer "
+        f"{_between(found['overall']['last_agreement'])}, KL there {_between(found['overall']['last_kl'])} nats "
+        f"(with mean-ablated MLPs {found['overall']['last_kl']['floor']:.1f}), {found['overall']['l0']:.1f} features "
+        f"active per token and layer, {found['seconds']:.1f} s"
+        for kind, found in result["figures"].items()
+    ]
+    case = result["case"]
+    held_out = ", held out of training" if case["held_out"] else ""
+    return f"Fidelity, the demo, a toy, {case['prompts']:,} prompts{held_out}: {'; '.join(of_kinds)}."
+
+
+def _faithfulness(result: dict[str, Any]) -> str:
+    case, figures = result["case"], result["figures"]
+    of_kinds = [
+        _faithful(kind.upper(), targets, figures["summary"][kind], figures["verdicts"][kind])
+        for kind, targets in figures["targets"].items()
+    ]
+    return (
+        f"Faithfulness, the demo, a toy, {case['two_hop'] + case['sums']} prompts held out of training: "
+        f"{'. '.join(of_kinds)}."
+    )
+
+
+def _faithful(kind: str, targets: Sequence[dict[str, Any]], means: dict[str, Any], verdicts: dict[str, int]) -> str:
+    every, reaching, *pushes = targets
+    cosines = ", ".join(f"{push['reached']['mean']:.2f}" for push in pushes)
+    still = ", ".join(_mean(means[push["figure"].replace("replacement", "no_mlps")]) for push in pushes)
+    return (
+        f"{kind}: Spearman of influence and ablation {_reached(every)} ({_aimed([every])}; by direct edge "
+        f"{_mean(means['nodes.kl.direct_edge.spearman'])}, shuffled graph "
+        f"{_mean(means['nodes.kl.shuffled_graph.spearman'])}), among features that reach the output "
+        f"{_reached(reaching)} ({_aimed([reaching])}); cosine one block after pushes along encoders, decoders and at "
+        f"random {cosines} ({_aimed(pushes)}; where no MLP responds {still}); of {sum(verdicts.values())} strong paths "
+        f"{verdicts['confirmed']} confirmed, {verdicts['wrong sign']} of the wrong sign"
+    )
+
+
+def _state_swap(result: dict[str, Any]) -> str:
+    of_kinds = [
+        f"{kind.upper()} {found['turned']:.1%} [{found['turned, 95 % interval'][0]:.1%}, "
+        f"{found['turned, 95 % interval'][1]:.1%}], the change times {found['chosen']['multiplier']:g} and attention "
+        f"{found['chosen']['attention']} (as many random features {found['random features']:.1%}, the MLPs' own writes "
+        f"{found[CEILING]:.1%})"
+        for kind, found in result["figures"].items()
+    ]
+    return (
+        "State swap, the demo, a toy: swapping the features that graphs name for a state turns so many of "
+        f"{result['settings']['trials']} questions to exactly the other state's answer: {'; '.join(of_kinds)}."
+    )
+
+
+CEILING = "ceiling: the MLPs' own writes"
+
+
+def _between(found: dict[str, float]) -> str:
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+def _mean(of_sets: dict[str, str]) -> str:
+    return f"{float(of_sets['all'].split()[0]):.2f}"
+
+
+def _reached(target: dict[str, Any]) -> str:
+    return "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**target["reached"])
+
+
+def _aimed(targets: Sequence[dict[str, Any]]) -> str:
+    return f"{targets[0]['aimed']:g} aimed at, {'reached' if all(target['met'] for target in targets) else 'missed'}"
+
+
 SENTENCES = {
     "gemm_share": _gemm_share,
     "coverage": _coverage,
@@ -190,6 +265,9 @@ SENTENCES = {
     "pruning": _pruning,
     "trace_many": _trace_many,
     "gpu": _gpu,
+    "fidelity": _fidelity,
+    "faithfulness": _faithfulness,
+    "state_swap": _state_swap,
 }
 
 

@@ -457,6 +457,30 @@ def test_the_report_needs_nothing_but_the_files() -> None:
     assert fresh["section"](fresh["newest"]())
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("fidelity", r"1,000 prompts.*CLT FVU 0\.\d{3} \[.*PLT FVU"),
+        ("faithfulness", r"CLT: Spearman .* aimed at, (reached|missed); by direct edge .*PLT: Spearman"),
+        ("state_swap", r"of 300 questions .*CLT [\d.]+% \[.* random features [\d.]+%.*PLT"),
+    ],
+)
+def test_what_was_measured_of_the_demo_is_reported_and_called_a_toy(name: str, says: str) -> None:
+    (result,) = (result for result in report.newest() if result["script"] == name)
+    text = " ".join(report.section([result]).split())
+    assert "the demo, a toy" in text
+    assert re.search(says, text)
+
+
+def test_a_target_that_was_missed_is_said_to_be() -> None:
+    (result,) = (result for result in report.newest() if result["script"] == "faithfulness")
+    for met, word in ((True, "reached"), (False, "missed")):
+        for target in (target for targets in result["figures"]["targets"].values() for target in targets):
+            target["met"] = met
+        said = re.findall(r"aimed at, (\w+)", " ".join(report.section([result]).split()))
+        assert set(said) == {word}
+
+
 def test_no_line_of_the_report_is_longer_than_the_readme_allows() -> None:
     result = {
         "script": "attribution_vs_circuit_tracer",
