@@ -7,6 +7,7 @@ import torch
 
 from tests import models
 from tl_circuits.attribution import attribute
+from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.plan import plan
 from tl_circuits.errors import SettingError, TLCircuitsWarning
 from tl_circuits.replacement import LocalReplacementModel, localize
@@ -87,16 +88,55 @@ def test_a_budget_that_holds_no_target_is_refused_with_the_least_that_does() -> 
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("time_budget", 0, "time_budget=0 leaves no time: give seconds"),
-        ("time_budget", -1.0, "time_budget=-1.0 leaves no time"),
-        ("time_budget", float("nan"), "time_budget=nan leaves no time"),
-        ("memory_budget", 0, "memory_budget=0 leaves no memory: give a number of bytes"),
-        ("memory_budget", -5, "memory_budget=-5 leaves no memory"),
+        ("time_budget", 0, "time_budget=0 is no time: give seconds"),
+        ("time_budget", -1.0, "time_budget=-1.0 is no time"),
+        ("time_budget", float("nan"), "time_budget=nan is no time"),
+        (
+            "time_budget",
+            float("inf"),
+            "time_budget=inf is no time: give seconds, a number above 0, or None",
+        ),
+        ("time_budget", 10**400, "time_budget=10+ is no time"),
+        ("memory_budget", 0, "memory_budget=0 is no memory: give a whole number of bytes"),
+        ("memory_budget", -5, "memory_budget=-5 is no memory"),
     ],
 )
 def test_a_budget_that_is_none_is_refused(setting: str, value: Any, says: str) -> None:
     with pytest.raises(SettingError, match=says):
         attribute(local(), **{setting: value})
+
+
+@pytest.mark.slow
+def test_more_features_than_there_are_are_no_limit() -> None:
+    graph = attribute(local(), max_features=10**30)
+    assert (graph.coverage, graph.provenance.settings["stopped_by"]) == (1, "everything")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_graph_that_explains_nothing_yet_has_a_coverage_of_zero(seed: int) -> None:
+    # Shares that sum to one only up to rounding: all of them stand before features that were not expanded.
+    shares = torch.rand(7 + seed, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    shares *= (1 + 1e-15 * seed) / shares.sum()
+    here = local()
+    sweep = Sweep.of(here)
+    expansion = Expansion.start(sweep, torch.zeros(1, len(sweep.sources), dtype=torch.float64), torch.ones(1))
+    expansion._known_influence = torch.zeros(len(expansion.nodes), dtype=torch.float64)
+    expansion._known_influence[: len(shares)] = shares
+    assert 0 <= expansion.coverage() < 1e-14
+
+
+def test_prefixes_are_cut_for_no_more_rows_than_there_are_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, of = [], Sweep.of
+
+    def counted(local: LocalReplacementModel, *, n_rows: int, memory_budget: int) -> Sweep:
+        seen.append(n_rows)
+        return of(local, n_rows=n_rows, memory_budget=memory_budget)
+
+    monkeypatch.setattr(Sweep, "of", counted)
+    here = local()
+    for at_most in (None, 5, 10**6):
+        attribute(here, time_budget=1e-9, max_features=at_most)
+    assert seen == [len(here.features), 5, len(here.features)]
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def transcoder(**parts: Any) -> Any:
     return tl.CrossLayerTranscoder(**plain | parts)
 
 
-def target_doors(_folder: Path) -> Iterator[Try]:
+def target_doors(folder: Path) -> Iterator[Try]:
     model, clt = tiny()
     local, T = tlc.localize(model, clt, [1, 2, 3]), tl.Targets
     attribute = tl.attribute
@@ -151,9 +151,24 @@ def target_doors(_folder: Path) -> Iterator[Try]:
     settings = {
         "coverage": ("1", None, True, float("nan")),
         "max_features": (3.7, True, "a", -1),
+        "time_budget": ("1", True, -1, float("inf")),
+        "memory_budget": (8e9, "1", True, -1),
         "max_targets": (2.5, "a", None, True, 0),
         "target_probability": ("x", None, True, 0),
     }
+    numbers = {
+        "coverage": numpy.float32(0.5),
+        "max_features": numpy.int64(3),
+        "time_budget": numpy.int32(600),
+        "memory_budget": numpy.int64(10**9),
+        "max_targets": numpy.int16(2),
+        "target_probability": numpy.float32(0.75),
+    }
+    yield works(
+        "attribute(numbers of numpy), saved", lambda: attribute(local, **numbers).save(folder / "numbers.graph")
+    )
+    for weights in (numpy.array([1.0, -2.5]), torch.tensor([1.0, -2.5]), [numpy.float16(1), numpy.float64(-2.5)]):
+        yield works(f"weights={weights!r}", lambda weights=weights: attribute(local, T.tokens([3, 4], weights)))
     for name, values in settings.items():
         for value in values:
             yield refused(
@@ -175,6 +190,8 @@ def target_doors(_folder: Path) -> Iterator[Try]:
         "tokens([None])": ("None", lambda: T.tokens([None])),
         "tokens(weights=['a'])": ("'a'", lambda: T.tokens([1], weights=["a"])),
         "tokens(weights=[None])": ("None", lambda: T.tokens([1], weights=[None])),
+        "tokens(weights=5)": ("5", lambda: T.tokens([1], weights=5)),
+        "tokens(weights='a')": ("'a'", lambda: T.tokens([1], weights="a")),
         "features(None)": ("None", lambda: T.features(None)),
         "features([1])": ("1", lambda: T.features([1])),
         "difference(1, None)": ("None", lambda: T.difference(1, None)),

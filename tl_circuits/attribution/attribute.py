@@ -4,6 +4,7 @@ Ameisen et al. 2025, "Attribution Graphs", with constants as sources and a stopp
 """
 
 import math
+import operator
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -73,11 +74,11 @@ def attribute(
         else:
             stopped_by = _expand_best_first(expansion, limits, progress)
         settings = {
-            "coverage": coverage,
-            "max_features": max_features,
-            "time_budget": time_budget,
-            "max_targets": max_targets,
-            "target_probability": target_probability,
+            "coverage": limits.coverage,
+            "max_features": limits.max_features,
+            "time_budget": limits.time_budget,
+            "max_targets": operator.index(max_targets),
+            "target_probability": float(target_probability),
             "stopped_by": stopped_by,
         }
         return _assemble(local, found, expansion, settings)
@@ -114,7 +115,8 @@ def trace(
 
 
 def _begin(local: LocalReplacementModel, found: Sequence[Target], limits: Limits) -> Expansion:
-    sweep = Sweep.of(local, n_rows=limits.max_features, memory_budget=limits.memory_budget // 4)
+    n_rows = len(local.features) if limits.max_features is None else min(limits.max_features, len(local.features))
+    sweep = Sweep.of(local, n_rows=n_rows, memory_budget=limits.memory_budget // 4)
     check_batch(sweep, limits.memory_budget)
     planned = plan(local, sweep)
     if limits.everything:

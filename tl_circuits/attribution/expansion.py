@@ -79,7 +79,8 @@ class Expansion:
         """The share of the targets' influence that ends in tokens and errors."""
         if bool(self.expanded.all()):
             return 1.0
-        return float(1.0 - self._influence()[self.pending()].sum())
+        # Shares sum to one up to rounding only.
+        return float((1.0 - self._influence()[self.pending()].sum()).clamp(min=0.0))
 
     def most_influential(self, at_most: int) -> Int64[Tensor, " feature"]:
         """The pending features that carry most of what is unexplained: one round's worth."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.plan import COPIES, default_memory_budget
 from tl_circuits.errors import SettingError
-from tl_circuits.graph.asked import whole
+from tl_circuits.graph.asked import positive, share, whole
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Limits:
 
     coverage: float
     max_features: int | None
-    time_budget: float | int | None
+    time_budget: float | None
     memory_budget: int
     since: float
 
@@ -23,28 +23,29 @@ class Limits:
     def of(
         cls, coverage: float, max_features: int | None, time_budget: float | int | None, memory_budget: int | None
     ) -> "Limits":
-        """Raises `SettingError` for what is no limit."""
-        if isinstance(coverage, bool) or not isinstance(coverage, int | float) or not 0 < coverage <= 1:
+        """As plain numbers, because a file of the graph holds them so. Raises `SettingError` for what is no limit."""
+        explained, features, bytes_ = share(coverage), whole(max_features), whole(memory_budget)
+        if explained is None:
             raise SettingError(
                 f"coverage={coverage!r} is outside (0, 1]: it is the share of the targets' influence to explain; 1 is "
                 "the full graph."
             )
-        if max_features is not None and (whole(max_features) is None or max_features < 1):
+        if max_features is not None and (features is None or features < 1):
             raise SettingError(
                 f"max_features={max_features!r} expands nothing: give a whole number from 1, or None for no limit."
             )
-        is_time = isinstance(time_budget, int | float) and not isinstance(time_budget, bool)
-        if time_budget is not None and not (is_time and time_budget > 0):
+        seconds = positive(time_budget)
+        if time_budget is not None and seconds is None:
             raise SettingError(
-                f"time_budget={time_budget!r} leaves no time: give seconds, more than 0, or None for no limit."
+                f"time_budget={time_budget!r:.80} is no time: give seconds, a number above 0, or None for no limit."
             )
-        if memory_budget is not None and (whole(memory_budget) is None or memory_budget < 1):
+        if memory_budget is not None and (bytes_ is None or bytes_ < 1):
             raise SettingError(
-                f"memory_budget={memory_budget!r} leaves no memory: give a number of bytes, such as 8 * 10**9, or None "
-                "for half of what the machine has to spare."
+                f"memory_budget={memory_budget!r} is no memory: give a whole number of bytes, such as 8 * 10**9, or "
+                "None for half of what the machine has to spare."
             )
-        memory = default_memory_budget() if memory_budget is None else memory_budget
-        return cls(coverage, max_features, time_budget, memory, time.monotonic())
+        memory = default_memory_budget() if bytes_ is None else bytes_
+        return cls(explained, features, seconds, memory, time.monotonic())
 
     @property
     def everything(self) -> bool:

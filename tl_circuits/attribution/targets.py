@@ -5,8 +5,10 @@ the final residual before any soft cap.
 """
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import SettingError, TargetError
-from tl_circuits.graph.asked import whole
+from tl_circuits.graph.asked import share, whole
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.pieces import working
@@ -83,9 +85,10 @@ class Targets:
         """The most likely tokens, as few as reach `target_probability`, at most `max_targets` (the paper's rule)."""
         if whole(max_targets) is None or max_targets < 1:
             raise SettingError(f"max_targets={max_targets!r} leaves nothing to explain: give a whole number from 1.")
-        if not _is_number(target_probability) or not 0 < target_probability <= 1:
+        enough = share(target_probability)
+        if enough is None:
             raise SettingError(f"target_probability={target_probability!r} is outside (0, 1]: 0.95 is the paper's.")
-        return cls("top", pos, max_targets=max_targets, target_probability=target_probability)
+        return cls("top", pos, max_targets=operator.index(max_targets), target_probability=enough)
 
     @classmethod
     def tokens(cls, tokens: Sequence[Token], weights: Sequence[float] | None = None, *, pos: int = -1) -> "Targets":
@@ -94,7 +97,7 @@ class Targets:
         for token in wanted:
             if not isinstance(token, str) and whole(token) is None:
                 raise TargetError(f"{token!r} is no token: give texts such as ' Austin', or token ids.")
-        return cls("tokens", pos, wanted, None if weights is None else tuple(weights))
+        return cls("tokens", pos, wanted, _plain(weights))
 
     @classmethod
     def difference(cls, token: Token, other: Token, *, pos: int = -1) -> "Targets":
@@ -134,7 +137,7 @@ class Targets:
             raise TargetError(
                 f"layer={layer!r} is no layer: give a whole number, or leave it out for the unembedding's input."
             )
-        return cls("direction", pos, wanted, None if weights is None else tuple(weights), layer=layer, labels=names)
+        return cls("direction", pos, wanted, _plain(weights), layer=layer, labels=names)
 
     @classmethod
     def features(cls, features: Sequence[Feature | str], weights: Sequence[float] | None = None) -> "Targets":
@@ -147,7 +150,7 @@ class Targets:
                     f"{feature!r} is no feature: write 'L3/120@-1', or tlc.Feature(layer=3, pos=-1, index=120)."
                 )
             parsed.append(Feature.parse(feature) if isinstance(feature, str) else feature)
-        return cls("features", -1, tuple(parsed), None if weights is None else tuple(weights))
+        return cls("features", -1, tuple(parsed), _plain(weights))
 
     @classmethod
     def parse(cls, given: Any, max_targets: int, target_probability: float) -> "Targets":
@@ -323,5 +326,15 @@ def _items(given: Any, what: str, advice: str) -> tuple[Any, ...]:
     return items
 
 
+def _plain(weights: Any) -> tuple[Any, ...] | None:
+    """Weights as plain numbers, by which they are known again. Raises `TargetError` for what is no sequence."""
+    if weights is None:
+        return None
+    if isinstance(weights, str | Mapping) or not isinstance(weights, Iterable):
+        raise TargetError(f"weights={weights!r:.80} are no list of weights: give a number for each target, or none.")
+    values = weights.tolist() if isinstance(weights, Tensor) and weights.ndim == 1 else weights
+    return tuple(float(weight) if _is_number(weight) else weight for weight in values)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)

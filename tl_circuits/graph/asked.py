@@ -1,5 +1,6 @@
 """What users ask of a graph, checked at its doors: whoever runs without type checks learns here what a door takes."""
 
+import math
 import operator
 from collections.abc import Mapping
 from numbers import Real
@@ -26,10 +27,19 @@ def whole(value: Any) -> int | None:
         return None
 
 
+def positive(value: Any) -> float | None:
+    """A finite number above 0, of any library, or None where the value is none."""
+    try:
+        found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
+    except OverflowError:
+        return None
+    return found if 0 < found < math.inf else None
+
+
 def share(value: Any) -> float | None:
     """A number above 0 and at most 1, or None where the value is none."""
-    found = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
-    return found if 0 < found <= 1 else None
+    found = positive(value)
+    return found if found is not None and found <= 1 else None
 
 
 def flag(name: str, value: object) -> bool:
