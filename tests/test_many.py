@@ -398,7 +398,43 @@ def test_an_index_that_was_broken_off_in_the_middle_of_a_line_goes_on(
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda _: b"", lambda whole: b"\xff" + whole[1:]])
+def test_a_graph_that_was_damaged_is_traced_anew(
+    demo: Demo, tmp_path: Path, calls: list[Any], damage: Callable[[bytes], bytes]
+) -> None:
+    results = tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
+    path = tmp_path / str(results.done[1].file)
+    path.write_bytes(damage(path.read_bytes()))
+    calls.clear()
+    results = tlc.trace_many(*demo, PROMPTS[:2], tmp_path)
+    assert calls == PROMPTS[1:2]
+    assert [graph.provenance.prompt.endswith("59=") for graph in results] == [False, True]
+
+
 # What is refused
+
+
+def test_a_folder_that_another_call_fills_is_refused_until_that_ends(
+    demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+
+    def traced(*arguments: Any, **settings: Any) -> tlc.AttributionGraph:
+        for overwrite in (False, True):
+            with pytest.raises(
+                tlc.FileError, match=r"is being filled by another call of trace_many: wait until"
+            ) as one:
+                tlc.trace_many(*demo, PROMPTS, tmp_path, overwrite=overwrite)
+            said.append(one)
+        assert tlc.TraceResults.load(tmp_path).missing == (0,)
+        return trace(*arguments, **settings)
+
+    monkeypatch.setattr(many, "trace", traced)
+    assert len(tlc.trace_many(*demo, PROMPTS[:1], tmp_path)) == 1
+    assert len(said) == 2
+    monkeypatch.setattr(many, "trace", trace)
+    assert len(tlc.trace_many(*demo, PROMPTS[:2], tmp_path)) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def of(entry: dict[str, Any]) -> str:
@@ -478,8 +514,8 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_traced(
         ({"prompts": []}, tlc.PromptError, r"No prompts were given \(\[\]\): give at least one"),
         ({"coverage": 0.0}, tlc.SettingError, r"coverage=0.0 is outside \(0, 1\]"),
         ({"max_features": 0}, tlc.SettingError, "max_features=0 expands nothing"),
-        ({"time_budget": 0}, tlc.SettingError, "time_budget=0 leaves no time"),
-        ({"memory_budget": 0}, tlc.SettingError, "memory_budget=0 leaves no memory"),
+        ({"time_budget": 0}, tlc.SettingError, "time_budget=0 is no time"),
+        ({"memory_budget": 0}, tlc.SettingError, "memory_budget=0 is no memory"),
         ({"max_targets": 0}, tlc.SettingError, "max_targets=0 leaves nothing to explain"),
         ({"targets": []}, tlc.TargetError, "No targets were given"),
         ({"masked_positions": [0.5]}, tlc.PromptError, r"masked_positions=\[0.5\] are not all whole numbers"),

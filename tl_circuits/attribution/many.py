@@ -5,6 +5,7 @@ import operator
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -23,8 +24,8 @@ from tl_circuits.attribution.ranks import Ranks, shares, together
 from tl_circuits.attribution.targets import Targets
 from tl_circuits.errors import SettingError, TLCircuitsError, TLCircuitsWarning
 from tl_circuits.graph import AttributionGraph
-from tl_circuits.graph.asked import file_name, flag, whole
-from tl_circuits.graph.traced import Traced, TraceResults, add, begin, graph_name, merge
+from tl_circuits.graph.asked import file_name, flag
+from tl_circuits.graph.traced import Traced, TraceResults, add, alone, begin, graph_name, merge
 from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit
 from tl_circuits.replacement.prompt import Prompt, as_positions, tokenize
@@ -59,24 +60,25 @@ def trace_many(
 
     - A prompt that cannot be traced, or takes more memory than there is, does not stop the rest: see `failed`.
     - Called again with the same model, transcoder, settings and prompts (more may follow, and what failed may change),
-      it traces what is not done yet; graphs in the folder are whole whatever broke it off. With others it refuses,
+      it traces what is not done yet or is damaged; graphs are whole whatever broke it off. With others it refuses,
       unless `overwrite` is true: then what an earlier call wrote is removed. Weights are compared by a sample of them.
     - Where `torch.distributed` is initialised, every process calls it, with the same arguments and a folder that all
       see. Each traces a share, balanced by squared length, and returns the results of all: equal to those of one
       process, bit by bit with the same threads and `memory_budget` (default: a process's part of half of what the
       machine has to spare). Where one fails or hangs, the others do their shares, warn, and return what there is.
 
-    Raises, before anything is traced, `FileError` where the folder cannot be written or was filled otherwise,
-    `PromptError` where no list of prompts is given, `FitError`, `SettingError` and `TargetError` as `trace` does.
+    Raises, before anything is traced, `FileError` where the folder cannot be written, was filled otherwise, or is being
+    filled by another call; `PromptError` where no list of prompts is given; `FitError`, `SettingError` and
+    `TargetError` as `trace` does.
     """
     folder, given = file_name(folder), many(prompts)
     positions = None if masked_positions is None else as_positions(masked_positions)
     wanted = Targets.parse(targets, max_targets, target_probability)
-    Limits.of(coverage, max_features, time_budget, memory_budget)
+    limits = Limits.of(coverage, max_features, time_budget, memory_budget)
     flag("overwrite", overwrite)
     check_fit(model, transcoder)
-    settings = {"coverage": coverage, "max_features": whole(max_features), "time_budget": time_budget}
-    likely = {"max_targets": operator.index(max_targets), "target_probability": target_probability}
+    settings = {name: getattr(limits, name) for name in ("coverage", "max_features", "time_budget")}
+    likely = {"max_targets": operator.index(max_targets), "target_probability": float(target_probability)}
     one = partial(trace, model, transcoder, targets=wanted, masked_positions=positions, **settings, **likely)
     made = made_by(model, transcoder, wanted, positions, settings)
     with together() as ranks:
@@ -98,7 +100,11 @@ class Work:
 
     def shared_by(self, ranks: Ranks, overwrite: bool) -> tuple[int, ...]:
         """Does this process's share, and returns the processes that did not do theirs."""
-        decided = ranks.agree(lambda: self._plan(ranks.size, overwrite))
+        with ExitStack() as held:
+            decided = ranks.agree(lambda: self._plan(ranks.size, overwrite, held))
+            return self._done(ranks, decided)
+
+    def _done(self, ranks: Ranks, decided: Mapping[str, Any]) -> tuple[int, ...]:
         if decided["asked"] != self._asked:
             raise SettingError(
                 f"Process {ranks.rank} of {ranks.size} was given another model, transcoder, settings or prompts than "
@@ -116,8 +122,9 @@ class Work:
                 bar.update()
         return ranks.finish(lambda: merge(self.folder), max(PATIENCE, time.monotonic() - start))
 
-    def _plan(self, n_shares: int, overwrite: bool) -> dict[str, Any]:
+    def _plan(self, n_shares: int, overwrite: bool, held: ExitStack) -> dict[str, Any]:
         """What is left to do, shared out. Twice as long a prompt has twice the rows, each of them twice as long."""
+        held.enter_context(alone(self.folder))
         entries = begin(self.folder, self.made_by, self._plain, overwrite=overwrite).entries
         left = [number for number in range(len(self.prompts)) if number not in entries or entries[number].file is None]
         costs = [_n_tokens(self.model, self.prompts[number]) ** 2 if n_shares > 1 else 1 for number in left]

@@ -73,6 +73,15 @@ def save(graph: GraphRecord, path: str | Path) -> Path:
     return write_whole(path, lambda partial: save_file(columns, partial, metadata))
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a file is there, and is a graph's as far as its header and its length tell: neither cut off nor empty."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Lets `write` fill a file beside `path` and then puts it in place, so that no reader meets half a file."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -5,16 +5,17 @@ processes write one each, and `merge` makes them one.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_circuits.errors import FileError, GraphError
 from tl_circuits.graph.asked import file_name
-from tl_circuits.graph.files import write_whole
+from tl_circuits.graph.files import is_whole, write_whole
 from tl_circuits.graph.graph import AttributionGraph
 
 if TYPE_CHECKING:
@@ -117,8 +118,9 @@ class Index:
 def begin(folder: Path, made_by: Mapping[str, Any], prompts: Sequence[Any], *, overwrite: bool) -> Index:
     """Makes the folder ready for these prompts, and returns what an earlier call has done of them.
 
-    Prompts that failed may have changed. Raises `FileError` where the folder cannot be written or holds something else,
-    and, without `overwrite`, where its graphs were made otherwise or of other prompts.
+    Prompts that failed may have changed, and a graph that is damaged is as good as none. Raises `FileError` where the
+    folder cannot be written or holds something else, and, without `overwrite`, where its graphs were made otherwise or
+    of other prompts.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,7 @@ def begin(folder: Path, made_by: Mapping[str, Any], prompts: Sequence[Any], *, o
         there = {
             number: entry
             for number, entry in found.entries.items()
-            if ((folder / entry.file).is_file() if entry.file else prompts[number : number + 1] in ([], [entry.prompt]))
+            if (is_whole(folder / entry.file) if entry.file else prompts[number : number + 1] in ([], [entry.prompt]))
         }
         index = Index(made_by, max(found.n_prompts, len(prompts)), there)
         index.write(folder)
@@ -262,6 +264,35 @@ def writing(folder: Path) -> Iterator[None]:
             f"'{folder}' is no folder that can be written into ({error.strerror or error}): free space there, or give "
             "another folder."
         ) from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps others from filling it meanwhile. The system lets go of it when this process ends.
+
+    Raises `FileError` where somebody fills it already. Systems that cannot lock folders (Windows, some that are shared
+    by a network) do not notice.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with suppress(ImportError, OSError):
+            _lock(folder, stack)
+        yield
+
+
+def _lock(folder: Path, until: ExitStack) -> None:
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    until.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FileError(
+            f"'{folder}' is being filled by another call of trace_many: wait until that has ended, or give another "
+            "folder."
+        ) from None
 
 
 def _refuse_strange(folder: Path) -> None:
