@@ -243,6 +243,8 @@ def decoded(
     written = activations.new_zeros(transcoder.n_layers, n_pos, transcoder.d_model)
     for source in range(transcoder.n_layers):
         here = (features[:, 0] == source).nonzero()[:, 0]
+        # In the order in which decoders lie, since a transcoder may be a file that is larger than memory.
+        here = here[torch.argsort(features[here, 2], stable=True)]
         _, pos, index = features[here].unbind(1)
         add_decoded(
             written, transcoder, source, pos, index, activations[here], times=None if times is None else times[here]

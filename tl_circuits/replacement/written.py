@@ -46,7 +46,7 @@ class Writes:
         if writes.bytes > keep_bytes:
             return writes
         everything = range(local.n_layers)
-        return cls(local, column, bounds.cpu(), tuple(writes._gather(layer, 0, local.n_pos) for layer in everything))
+        return cls(local, column, bounds.cpu(), tuple(writes._all_of(layer) for layer in everything))
 
     @property
     def bytes(self) -> int:
@@ -61,9 +61,10 @@ class Writes:
         """
         sizes = self._sizes(layer)
         first, last = self._span(layer)
+        decoders = {} if self.kept is not None else self._decoders(layer, length)
         for start, stop in self._blocks(sizes, length):
             if self.kept is None:
-                block = self._gather(layer, start, stop)
+                block = self._gather(layer, start, stop, decoders)
             else:
                 before = int(sizes[:start].sum())
                 block = self.kept[layer][before : before + int(sizes[start:stop].sum())]
@@ -86,19 +87,34 @@ class Writes:
         starts = torch.cat([torch.ones(1, dtype=torch.bool), block.diff() > 0]).nonzero()[:, 0].tolist()
         return list(pairwise([*starts, length]))
 
-    def _gather(self, layer: int, start: int, stop: int) -> Float[Tensor, "row d_model"]:
+    def _all_of(self, layer: int) -> Float[Tensor, "row d_model"]:
+        n_pos = self.local.n_pos
+        return self._gather(layer, 0, n_pos, self._decoders(layer, n_pos))
+
+    def _decoders(self, layer: int, length: int) -> dict[int, "_Decoders"]:
+        """What is needed of each source's decoders into a layer, for the features before a position."""
+        transcoder, index = self.local.transcoder, self.local.features[:, 2]
+        return {
+            source: _Decoders.of(transcoder.W_dec[source], layer - source, index[self._features(source, 0, length)])
+            for source in transcoder.sources(layer)
+        }
+
+    def _gather(
+        self, layer: int, start: int, stop: int, decoders: dict[int, "_Decoders"]
+    ) -> Float[Tensor, "row d_model"]:
+        """The rows of a run of positions."""
         local, transcoder = self.local, self.local.transcoder
         sizes, (first, _) = self._sizes(layer)[start:stop], self._span(layer)
         ends = sizes.cumsum(0)
         # From a column to its row in this block: positions lie one after the other, two rows longer than their columns.
         shift = (ends - sizes - first[start:stop]).to(self.column.device)
         rows = local.activations.new_zeros(int(ends[-1]), transcoder.d_model)
-        for source in transcoder.sources(layer):
+        for source, decoder in decoders.items():
             features = self._features(source, start, stop)
             _, pos, index = local.features[features].unbind(1)
-            decoder = transcoder.W_dec[source]
             outgoing = transcoder.outgoing(local.activations[features], source, layer, index)
-            vectors = decoder[index.to(decoder.device), layer - source].to(outgoing)
+            first_feature = self._features(source, 0, 0).start
+            vectors = decoder.rows(slice(features.start - first_feature, features.stop - first_feature)).to(outgoing)
             rows[self.column[features] + shift[pos - start]] = vectors.mul_(outgoing[:, None])
         ends = ends.to(rows.device)
         rows[ends - 2] = local.errors[layer, start:stop] + local.masked_writes[layer, start:stop]
@@ -110,3 +126,24 @@ class Writes:
         counts = self.bounds[:, source + 1] - self.bounds[:, source]
         below = int((self.bounds[:, source] - self.bounds[:, 0]).sum())
         return slice(below + int(counts[:start].sum()), below + int(counts[:stop].sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoders:
+    """Decoders of some features of one layer into another: each is read once, however many positions it is active at.
+
+    They are read in the order in which they lie, since a transcoder may be a file that is larger than memory.
+    """
+
+    distinct: Float[Tensor, "distinct d_model"]
+    which: Int64[Tensor, " feature"]
+
+    @classmethod
+    def of(
+        cls, decoder: Float[Tensor, "d_sae written d_model"], step: int, index: Int64[Tensor, " feature"]
+    ) -> "_Decoders":
+        distinct, which = index.unique(return_inverse=True)
+        return cls(decoder[distinct.to(decoder.device), step].to(index.device), which)
+
+    def rows(self, features: slice) -> Float[Tensor, "feature d_model"]:
+        return self.distinct[self.which[features]]
