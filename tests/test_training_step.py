@@ -124,7 +124,7 @@ def test_topk_keeps_at_most_k_positive_ones_of_each_token_and_batch_topk_k_on_av
 
 
 def test_the_rank_one_revival_is_the_dense_one_where_the_dead_are_silent() -> None:
-    x, W, b = torch.randn(50, 8), torch.randn(12, 8, requires_grad=True), torch.full((12,), -9.0, requires_grad=True)
+    x, W, b = torch.rand(50, 8), torch.rand(12, 8, requires_grad=True), torch.full((12,), -9.0, requires_grad=True)
     threshold, norm = torch.rand(12), torch.rand(12)
     dead = torch.arange(12) % 2 == 0
     plain = losses.revival([x @ W.T + b], [threshold], [norm], dead[None])

@@ -1,63 +1,16 @@
-"""What a model's MLPs read and write on some prompts, aligned token by token, and the units a transcoder trains in."""
+"""The units a transcoder trains in, and how what was trained in them is folded into the model's own."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from tl_circuits.errors import PromptError
-from tl_circuits.sites import Model, Sites, installed
-from tl_circuits.transcoder import CrossLayerTranscoder, JumpReLU
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """MLP inputs and outputs of every kept token, and the prompt that each token is of."""
-
-    reads: Float[Tensor, "layer token d_model"]
-    writes: Float[Tensor, "layer token d_model"]
-    prompt: Int64[Tensor, " token"]
-
-
-def kept_tokens(tokens: Int64[Tensor, "prompt pos"], tokenizer) -> Bool[Tensor, "prompt pos"]:
-    """All tokens but the beginning-of-sequence tokens a prompt starts with and the padding it ends in.
-
-    The first token attends only to itself and is an outlier in every model; replacement models leave it alone too.
-    """
-    bos, pad = getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "pad_token_id", None)
-    kept = torch.ones_like(tokens, dtype=torch.bool)
-    if bos is not None:
-        kept &= ~(tokens == bos).cumprod(-1).bool()
-    if pad is not None:
-        kept &= ~(tokens == pad).flip(-1).cumprod(-1).bool().flip(-1)
-    return kept
-
-
-@torch.no_grad()
-def collect(
-    model: Model, tokens: Int64[Tensor, "prompt pos"], kept: Bool[Tensor, "prompt pos"], read: str, write: str
-) -> Pairs:
-    """Runs the model over the prompts and keeps what its MLPs read and write at the kept tokens."""
-    if not bool(kept.any()):
-        raise PromptError(
-            f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence."
-        )
-    sites = Sites.of(model, read, write).sites
-    reads: list[list[Tensor]] = [[] for _ in sites]
-    writes: list[list[Tensor]] = [[] for _ in sites]
-    for rows, keep in zip(tokens.split(1024), kept.split(1024), strict=True):
-        functions = {site.read: _append(reads[site.layer], keep) for site in sites}
-        functions |= {site.write: _append(writes[site.layer], keep) for site in sites}
-        with installed(model, functions):
-            model(rows)
-    stacked = [torch.stack([torch.cat(parts) for parts in side]) for side in (reads, writes)]
-    return Pairs(*stacked, prompt=kept.nonzero()[:, 0])
-
-
-def _append(parts: list[Tensor], keep: Tensor) -> Callable[[Tensor], None]:
-    return lambda x: parts.append(x[keep].float())
+from tl_circuits.harvest import Pairs as Pairs
+from tl_circuits.harvest import collect as collect
+from tl_circuits.harvest import kept_tokens as kept_tokens
+from tl_circuits.transcoder import Activation, CrossLayerTranscoder, JumpReLU
 
 
 @dataclass(frozen=True)
@@ -76,12 +29,13 @@ class Normalisation:
     def of(
         cls, reads: Float[Tensor, "layer token d_model"], writes: Float[Tensor, "layer token d_model"]
     ) -> "Normalisation":
-        """The means and root mean squares of a sample."""
+        """The means and root mean squares of a sample. What never varies keeps its scale."""
         means = [side.mean(1) for side in (reads, writes)]
         scales = [
             (side - mean[:, None]).square().mean((1, 2)).sqrt()
             for side, mean in zip((reads, writes), means, strict=True)
         ]
+        scales = [torch.where(scale > 0, scale, 1.0) for scale in scales]
         return cls(means[0], scales[0], means[1], scales[1])
 
     def normalise(self, pairs: Pairs) -> Pairs:
@@ -92,35 +46,56 @@ class Normalisation:
             pairs.prompt,
         )
 
-    def folded(self, transcoder: CrossLayerTranscoder) -> dict[str, Tensor]:
+    def folded(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A transcoder's parameters, by name, for the model's own units: same activations, outputs scaled back.
 
         With x' = (x − m)/s the encoder is W/s and b − (W/s)·m, a decoder into layer t is multiplied by that layer's
-        write scale, and thresholds stay. Differentiable: training in the model's units can move parameters in these.
+        write scale, a skip also divided by its layer's read scale, and thresholds stay. Differentiable: training in the
+        model's units can move parameters in these.
         """
-        parameters: dict[str, Tensor] = {**dict(transcoder.named_parameters())}
-        for layer in range(transcoder.n_layers):
-            W_enc = transcoder.W_enc[layer] / self.read_scale[layer]
-            written = self.write_scale[layer : layer + transcoder.W_dec[layer].shape[1]]
+        parameters = dict(named)
+        b_dec = list(named["b_dec"] * self.write_scale[:, None] + self.write_mean)
+        for layer in range(len(self.read_scale)):
+            W_enc = named[f"W_enc.{layer}"] / self.read_scale[layer]
+            written = self.write_scale[layer : layer + named[f"W_dec.{layer}"].shape[1]]
             parameters[f"W_enc.{layer}"] = W_enc
-            parameters[f"b_enc.{layer}"] = transcoder.b_enc[layer] - W_enc @ self.read_mean[layer]
-            parameters[f"W_dec.{layer}"] = transcoder.W_dec[layer] * written[:, None]
-        parameters["b_dec"] = transcoder.b_dec * self.write_scale[:, None] + self.write_mean
+            parameters[f"b_enc.{layer}"] = named[f"b_enc.{layer}"] - W_enc @ self.read_mean[layer]
+            parameters[f"W_dec.{layer}"] = named[f"W_dec.{layer}"] * written[:, None]
+            if f"W_skip.{layer}" in named:
+                skip = named[f"W_skip.{layer}"] * (self.write_scale[layer] / self.read_scale[layer])
+                parameters[f"W_skip.{layer}"] = skip
+                b_dec[layer] = b_dec[layer] - self.read_mean[layer] @ skip
+        parameters["b_dec"] = torch.stack(b_dec)
         return parameters
 
     def fold(self, transcoder: CrossLayerTranscoder) -> CrossLayerTranscoder:
         """The transcoder as a new one, detached, that reads and writes the model's own units."""
-        of = {name: parameter.detach().clone() for name, parameter in self.folded(transcoder).items()}
-        layers = range(transcoder.n_layers)
         activation = transcoder.activation
-        assert isinstance(activation, JumpReLU)
-        return CrossLayerTranscoder(
-            torch.stack([of[f"W_enc.{layer}"] for layer in layers]),
-            torch.stack([of[f"b_enc.{layer}"] for layer in layers]),
-            [of[f"W_dec.{layer}"] for layer in layers],
-            of["b_dec"],
-            activation=JumpReLU(of["activation.threshold"], bandwidth=activation.bandwidth),
-            read=transcoder.read,
-            write=transcoder.write,
-            model_name=transcoder.model_name,
+        if isinstance(activation, JumpReLU):
+            activation = JumpReLU(activation.threshold.detach().clone(), bandwidth=activation.bandwidth)
+        return as_transcoder(
+            self.folded(dict(transcoder.named_parameters())),
+            activation,
+            transcoder.read,
+            transcoder.write,
+            transcoder.model_name,
         )
+
+
+def as_transcoder(
+    named: Mapping[str, Tensor], activation: Activation, read: str, write: str, model_name: str | None
+) -> CrossLayerTranscoder:
+    """A transcoder with copies of these parameters, by the names that it has for them, thresholds apart."""
+    of = {name: parameter.detach().clone() for name, parameter in named.items()}
+    layers = range(len(of["b_dec"]))
+    return CrossLayerTranscoder(
+        [of[f"W_enc.{layer}"] for layer in layers],
+        [of[f"b_enc.{layer}"] for layer in layers],
+        [of[f"W_dec.{layer}"] for layer in layers],
+        of["b_dec"],
+        activation=activation,
+        W_skip=[of[f"W_skip.{layer}"] for layer in layers] if "W_skip.0" in of else None,
+        read=read,
+        write=write,
+        model_name=model_name,
+    )

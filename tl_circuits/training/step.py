@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_circuits.training import losses
+import tl_circuits.training.losses as losses
 from tl_circuits.training.codes import Backend, Charge, Codes, decode, encode
 from tl_circuits.training.rules import Gather, Rule, alone
 from tl_circuits.training.weights import Weights

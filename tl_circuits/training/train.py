@@ -5,195 +5,140 @@ reconstruct the outputs of all MLPs that they write. A last short stage also min
 full replacement model.
 """
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-import tl_circuits.training.losses as losses
-from tl_circuits.errors import SettingError
+from tl_circuits.errors import FitError, SettingError
+from tl_circuits.graph.asked import number
+from tl_circuits.harvest import Prompts
 from tl_circuits.progress import stage
-from tl_circuits.replacement import replace_mlps
 from tl_circuits.sites import Model
-from tl_circuits.training.pairs import Normalisation, Pairs, collect, kept_tokens
+from tl_circuits.training.folder import RunFolder, terminated
+from tl_circuits.training.plan import plan
+from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
-from tl_circuits.transcoder import CrossLayerTranscoder, JumpReLU
+from tl_circuits.training.shards import Shards
+from tl_circuits.training.source import Data, source
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+LOG_EVERY = 10
 
 
 def train(
     model: Model,
-    tokens: Int64[Tensor, "prompt pos"],
+    data: Any,
     settings: TrainingSettings,
     *,
     weights: Float[Tensor, " _"] | None = None,
     scored: Bool[Tensor, "prompt pos"] | None = None,
+    folder: str | Path | None = None,
+    checkpoint_every: int = 200,
+    shards: int | None = None,
 ) -> CrossLayerTranscoder:
-    """A JumpReLU transcoder for these prompts (right-padded tokens, beginning-of-sequence token included).
+    """A transcoder trained on what the model's MLPs read and write on these prompts.
 
-    Prompts are drawn in proportion to `weights` (default: all tokens alike); the fine-tuning counts the divergence of
-    next-token predictions at `scored` positions (default: at all kept ones). Deterministic by `settings.seed`; the
-    model is borrowed and left as it was.
+    `data` are right-padded token ids of shape (prompt, position), beginning-of-sequence tokens included; a list of
+    texts or of lists of token ids; or a `datasets.Dataset` with a column "tokens", "input_ids" or "text".
+    Beginning-of-sequence tokens and padding count nowhere. Prompts are drawn in proportion to `weights` (default: all
+    tokens alike); the fine-tuning counts the divergence of next-token predictions at `scored` positions (default: at
+    all kept ones).
+
+    - Deterministic by `settings.seed` on one thread; the model is borrowed and left as it was.
+    - With a `folder`, checkpoints go into it every `checkpoint_every` steps, at the end, and when SIGTERM comes, which
+      then does what it would have done; `log.jsonl` has a line for every tenth step. The same call takes up what is in
+      the folder, and ends with the weights of a run that was never broken off.
+    - Where `torch.distributed` is initialised, its processes train together: `shards` of them (default: all) share
+      every layer's features, and the others repeat them on other tokens of each batch.
+
+    Raises `SettingError` for settings that do not go together, and where the run does not fit in memory; `PromptError`
+    for data that is empty or another vocabulary's; `FitError` for NaN, with the layer and the prompts, and where the
+    loss diverges; `FileError` where the folder holds another run, or the disk is full.
     """
-    prompts = _Prompts.of(tokens, weights, scored, model.tokenizer)
-    draw = torch.Generator().manual_seed(settings.seed)
-    pairs = collect(model, tokens, prompts.kept, settings.read, settings.write)
-    per_token = prompts.weights[pairs.prompt]
-    units = _units(pairs, per_token, draw)
-    transcoder = _initial(units, settings, getattr(model.cfg, "model_name", None), draw)
-    _fit(transcoder, units.normalise(pairs), per_token, settings, draw)
+    if not isinstance(settings, TrainingSettings):
+        raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
+    every = number("train", "checkpoint_every", checkpoint_every)
+    place = Shards.of_world(shards)
+    _refuse_together(settings, place)
+    prompts = _data(Prompts.of(model, data, settings.context), weights, scored)
+    plan(settings, model, prompts.prompts.n_kept, n_shards=place.n_shards).refuse_what_does_not_fit()
+    held = None if folder is None else RunFolder.of(folder, place)
+    said = {"prompts": list(prompts.prompts.tokens.shape), "fingerprint": prompts.prompts.fingerprint()}
+    at = None if held is None else held.claim(settings, said)
+    origin = source(model, prompts, settings)
+    begun = (model, prompts, origin, settings, place)
+    run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
+    _advance(run, held, every)
+    return run.transcoder()
+
+
+def _advance(run: Run, folder: RunFolder | None, every: int) -> None:
+    settings = run.settings
+    name = "transcoder" if settings.cross_layer else "per-layer transcoder"
+    with terminated() as asked_to_stop, stage(name, settings.all_steps) as bar:
+        bar.update(run.step)
+        while run.step < settings.all_steps:
+            done = run.advance()
+            _refuse_divergence(done)
+            bar.update(1)
+            bar.set_postfix_str(_in_short(done), refresh=False)
+            if folder is None:
+                if asked_to_stop.is_set():
+                    break
+                continue
+            folder.log(done, settings.batch_tokens, LOG_EVERY)
+            stop = run.shards.agreed(asked_to_stop.is_set())
+            if stop or run.step % every == 0 or run.step in (settings.steps, settings.all_steps):
+                folder.save(run)
+            if stop:
+                break
+
+
+def _in_short(done: Step) -> str:
+    if done.kl is not None:
+        return f"KL {done.kl:.4f}"
+    fvu, l0 = sum(done.fvu) / len(done.fvu), sum(done.l0) / len(done.l0)
+    return f"FVU {fvu:.3f}, L0 {l0:.1f}, dead {sum(done.dead)}, {done.backend}"
+
+
+def _refuse_divergence(done: Step) -> None:
+    if done.loss != done.loss or done.loss in (float("inf"), float("-inf")):
+        raise FitError(
+            f"The loss is {done.loss} at step {done.step}, at a learning rate of {done.lr:.2g}: training diverged. Try "
+            "a smaller lr; the checkpoints before this step are whole."
+        )
+
+
+def _refuse_together(settings: TrainingSettings, place: Shards) -> None:
+    if place.alone:
+        return
     if settings.finetune_steps:
-        _finetune(model, transcoder, units, prompts, settings, draw)
-    return units.fold(transcoder)
+        raise SettingError(
+            f"finetune_steps={settings.finetune_steps} need the whole transcoder in one process, and {place.n_shards} "
+            f"share the features of {place.n_replicas}: train with finetune_steps=0 and a folder, then give the same "
+            "call with finetune_steps in one process, which goes on from there."
+        )
+    if settings.low_memory and place.n_replicas > 1:
+        raise SettingError(
+            f"low_memory updates parameters before the gradients of {place.n_replicas} processes are averaged: leave "
+            "it out, or let all processes share the features."
+        )
 
 
-@dataclass(frozen=True, eq=False)
-class _Prompts:
-    """Tokens, which of them count, after which the prediction counts, and how often each prompt is drawn."""
-
-    tokens: Int64[Tensor, "prompt pos"]
-    kept: Bool[Tensor, "prompt pos"]
-    scored: Bool[Tensor, "prompt pos"]
-    weights: Float[Tensor, " prompt"]
-
-    @classmethod
-    def of(cls, tokens: Tensor, weights: Tensor | None, scored: Tensor | None, tokenizer: Any) -> "_Prompts":
-        weights = torch.ones(len(tokens)) if weights is None else weights
-        if weights.shape != (len(tokens),) or not bool((weights >= 0).all() and weights.sum() > 0):
-            raise SettingError(
-                f"weights has shape {tuple(weights.shape)} for {len(tokens)} prompts: "
-                "give each a number, none negative, and not all 0."
-            )
-        kept = kept_tokens(tokens, tokenizer)
-        return cls(tokens, kept, kept if scored is None else scored & kept, weights)
-
-
-def _units(pairs: Pairs, weights: Float[Tensor, " token"], draw: torch.Generator) -> Normalisation:
-    sample = torch.multinomial(weights, 40_000, replacement=True, generator=draw)
-    return Normalisation.of(pairs.reads[:, sample], pairs.writes[:, sample])
-
-
-def _initial(
-    units: Normalisation, settings: TrainingSettings, model_name: str | None, draw: torch.Generator
-) -> CrossLayerTranscoder:
-    # Decoders start at zero, so that a feature first learns what helps and is charged for it only then.
-    n_layers, d_model = units.read_mean.shape
-    written = [n_layers - layer if settings.cross_layer else 1 for layer in range(n_layers)]
-    return CrossLayerTranscoder(
-        (2 * torch.rand(n_layers, settings.features, d_model, generator=draw) - 1) / d_model**0.5,
-        torch.zeros(n_layers, settings.features),
-        [torch.zeros(settings.features, n, d_model) for n in written],
-        torch.zeros(n_layers, d_model),
-        activation=JumpReLU(
-            torch.full((n_layers, settings.features), settings.threshold), bandwidth=settings.bandwidth
-        ),
-        read=settings.read,
-        write=settings.write,
-        model_name=model_name,
-    )
-
-
-def _fit(
-    transcoder: CrossLayerTranscoder,
-    pairs: Pairs,
-    weights: Float[Tensor, " token"],
-    settings: TrainingSettings,
-    draw: torch.Generator,
-) -> None:
-    """Reconstruction, sparsity and the revival of dead features, on tokens drawn from all prompts."""
-    transcoder.requires_grad_()
-    optimizer = torch.optim.Adam(transcoder.parameters(), fused=True)
-    layers = range(transcoder.n_layers)
-    silent = torch.zeros(len(layers), settings.features)
-    with stage("transcoder" if settings.cross_layer else "per-layer transcoder", settings.steps) as bar:
-        for step in range(settings.steps):
-            sample = torch.multinomial(weights, settings.batch_tokens, replacement=True, generator=draw)
-            x, y = pairs.reads[:, sample], pairs.writes[:, sample]
-            h = [transcoder.preactivations(x[layer], layer) for layer in layers]
-            a = [transcoder.activation(h[layer], layer) for layer in layers]
-            errors = [transcoder.decode(a, layer) - y[layer] for layer in layers]
-            fired = torch.stack([(acts > 0).any(0) for acts in a])
-            silent = torch.where(fired, 0.0, silent + 1)
-            norms = losses.decoder_norms(list(transcoder.W_dec))
-            loss = losses.reconstruction(errors) + settings.sparsity_at(step) * losses.sparsity(
-                a, norms, settings.saturation
-            )
-            dead = silent > settings.dead_after
-            if settings.revival and bool(dead.any()):
-                loss = loss + settings.revival * losses.revival(h, list(_threshold(transcoder)), norms, dead)
-            loss.backward()
-            _step(optimizer, transcoder, settings.lr_at(step))
-            bar.update(1)
-    transcoder.requires_grad_(False)
-
-
-def _finetune(
-    model: Model,
-    transcoder: CrossLayerTranscoder,
-    units: Normalisation,
-    prompts: _Prompts,
-    settings: TrainingSettings,
-    draw: torch.Generator,
-) -> None:
-    """The replacement model's divergence, beside reconstruction and sparsity on what it reads there."""
-    transcoder.requires_grad_()
-    in_model = units.fold(transcoder).requires_grad_()
-    optimizer = torch.optim.Adam(transcoder.parameters(), fused=True)
-    with stage("fine-tuning", settings.finetune_steps) as bar:
-        for step in range(settings.finetune_steps):
-            rows = torch.multinomial(prompts.weights, settings.finetune_prompts, replacement=True, generator=draw)
-            batch = _Prompts(prompts.tokens[rows], prompts.kept[rows], prompts.scored[rows], prompts.weights[rows])
-            folded = units.folded(transcoder)
-            _load(in_model, folded)
-            loss = _replacement_loss(model, in_model, units, batch, settings)
-            _backward_through(folded, in_model, loss)
-            _step(optimizer, transcoder, settings.finetune_lr_at(step))
-            bar.update(1)
-    transcoder.requires_grad_(False)
-
-
-def _replacement_loss(
-    model: Model, transcoder: CrossLayerTranscoder, units: Normalisation, batch: _Prompts, settings: TrainingSettings
-) -> Float[Tensor, ""]:
-    layers = range(transcoder.n_layers)
-    with torch.no_grad():
-        logits = model(batch.tokens)
-    wrote = collect(model, batch.tokens, batch.kept, settings.read, settings.write).writes
-    with replace_mlps(model, transcoder) as features:
-        replaced = model(batch.tokens)
-    recons = [features[f"blocks.{layer}.{settings.write}.hook_transcoder_recons"][batch.kept] for layer in layers]
-    errors = [(recons[layer] - wrote[layer]) / units.write_scale[layer] for layer in layers]
-    active = [features[layer][batch.kept] for layer in layers]
-    scales = [units.write_scale[layer : layer + transcoder.W_dec[layer].shape[1], None] for layer in layers]
-    norms = losses.decoder_norms([rows / scale for rows, scale in zip(transcoder.W_dec, scales, strict=True)])
-    loss = losses.divergence(logits[batch.scored], replaced[batch.scored]) + losses.reconstruction(errors)
-    return loss + settings.sparsity * losses.sparsity(active, norms, settings.saturation)
-
-
-def _step(optimizer: torch.optim.Optimizer, transcoder: CrossLayerTranscoder, lr: float) -> None:
-    torch.nn.utils.clip_grad_norm_(transcoder.parameters(), 1.0)
-    optimizer.param_groups[0]["lr"] = lr
-    optimizer.step()
-    optimizer.zero_grad()
-    with torch.no_grad():
-        # A negative threshold would let negative activations through, which no penalty here charges.
-        _threshold(transcoder).clamp_min_(0)
-
-
-def _threshold(transcoder: CrossLayerTranscoder) -> Tensor:
-    assert isinstance(transcoder.activation, JumpReLU)
-    return transcoder.activation.threshold
-
-
-@torch.no_grad()
-def _load(transcoder: CrossLayerTranscoder, values: dict[str, Tensor]) -> None:
-    for name, parameter in transcoder.named_parameters():
-        parameter.copy_(values[name])
-
-
-def _backward_through(folded: dict[str, Tensor], in_model: CrossLayerTranscoder, loss: Tensor) -> None:
-    # The loss is a function of the folded parameters' copies: its gradient is handed to what they were folded from.
-    named = dict(in_model.named_parameters())
-    gradients = torch.autograd.grad(loss, list(named.values()))
-    torch.autograd.backward([folded[name] for name in named], gradients)
+def _data(prompts: Prompts, weights: Tensor | None, scored: Tensor | None) -> Data:
+    n = len(prompts.tokens)
+    if weights is not None and (
+        weights.shape != (n,) or not bool((weights >= 0).all() and weights.sum() > 0 and weights.sum().isfinite())
+    ):
+        raise SettingError(
+            f"weights has shape {tuple(weights.shape)} for {n} prompts: "
+            "give each a finite number, none negative, and not all 0."
+        )
+    if scored is not None and scored.shape != prompts.kept.shape:
+        raise SettingError(
+            f"scored has shape {tuple(scored.shape)} for prompts of shape {tuple(prompts.kept.shape)}: give one mark "
+            "for each token."
+        )
+    return Data(prompts, prompts.kept if scored is None else scored & prompts.kept, weights)

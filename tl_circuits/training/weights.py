@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_circuits.training.rules import Rule
+from tl_circuits.transcoder import Activation, JumpReLU, ReLU, TopK
+
 Tied = Literal["none", "source", "target"]
 
 
@@ -92,9 +95,18 @@ class Weights:
         named["b_dec"] = self.parameters["b_dec"]
         named |= {name: self.parameters[name] for name in self.parameters if name.startswith("W_skip")}
         if "threshold.0" in self.parameters:
-            thresholds = [self.parameters[f"threshold.{layer}"] for layer in range(self.shape.n_layers)]
-            named["activation.threshold"] = torch.stack(thresholds)
+            named["activation.threshold"] = self.stacked_thresholds()
         return named
+
+    def activation(self, rule: Rule) -> Activation:
+        """The activation at inference, with copies of the thresholds."""
+        if "threshold.0" in self.parameters:
+            return JumpReLU(self.stacked_thresholds().detach().clone(), bandwidth=rule.bandwidth)
+        return ReLU() if rule.name == "relu" else TopK(rule.k, relu=True)
+
+    def stacked_thresholds(self) -> Float[Tensor, "layer feature"]:
+        """θ of all layers."""
+        return torch.stack([self.parameters[f"threshold.{layer}"] for layer in range(self.shape.n_layers)])
 
     def require_grad(self, wanted: bool) -> None:
         """Whether gradients are to come."""

@@ -1,0 +1,126 @@
+"""The folder of a run: what it was told, its log, its checkpoints, and in the end the transcoder and a report."""
+
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tl_circuits.errors import FileError
+from tl_circuits.graph.asked import file_name
+from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from tl_circuits.training.run import Run, Step
+from tl_circuits.training.settings import TrainingSettings
+from tl_circuits.training.shards import Shards
+
+# What changes nothing of a run but its cost, and what begins only when fitting has ended.
+FREE = ("backend", "low_memory")
+LATER = ("finetune_steps", "finetune_prompts", "finetune_lr")
+
+
+@dataclass(eq=False)
+class RunFolder:
+    """A folder that one run is written into, and taken up again from."""
+
+    path: Path
+    shards: Shards
+    _began: float = field(default_factory=time.monotonic)
+    _tokens: int = 0
+
+    @classmethod
+    def of(cls, path: Any, shards: Shards) -> "RunFolder":
+        """The folder, made where it is missing. Raises `FileError` where it cannot be."""
+        found = file_name(path)
+        try:
+            (found / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"The folder '{found}' cannot be made ({error}): name another.") from error
+        return cls(found, shards)
+
+    def claim(self, settings: TrainingSettings, data: Mapping[str, Any]) -> Checkpoint | None:
+        """The last whole checkpoint, where there is one. Raises `FileError` where the folder is another run's."""
+        told = {"settings": dataclasses.asdict(settings), "data": dict(data)}
+        place = self.path / "run.json"
+        at = latest_checkpoint(self.path / "checkpoints", self.shards, settings.features)
+        if place.is_file():
+            self._refuse_other(_read(place), told, None if at is None else at.step)
+        self.shards.barrier()
+        if self.shards.speaks:
+            place.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            self._cut_log(0 if at is None else at.step)
+        return at
+
+    def save(self, run: Run) -> None:
+        """Writes a checkpoint."""
+        save_checkpoint(self.path / "checkpoints", run.checkpoint(), self.shards)
+
+    def log(self, done: Step, batch_tokens: int, every: int) -> None:
+        """A line of the log, every so many steps."""
+        self._tokens += batch_tokens
+        if not self.shards.speaks or done.step % every:
+            return
+        speed = self._tokens / max(1e-9, time.monotonic() - self._began)
+        line = {**done.to_dict(), "tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _cut_log(self, step: int) -> None:
+        # Steps after the checkpoint are taken again, and logged again.
+        log = self.path / "log.jsonl"
+        if log.is_file():
+            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) < step]
+            log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+    def _refuse_other(self, was: Any, told: Mapping[str, Any], step: int | None) -> None:
+        free = FREE + (LATER if step is None or step <= told["settings"]["steps"] else ())
+        for part in ("settings", "data"):
+            before = was.get(part, {}) if isinstance(was, dict) else {}
+            for name, value in told[part].items():
+                if name not in free and before.get(name, value) != value:
+                    raise FileError(
+                        f"'{self.path}' holds a run with {name}={before[name]!r}, and {name}={value!r} was given: "
+                        "name another folder, or go on as it was begun."
+                    )
+
+
+@contextmanager
+def terminated() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets inside the block. On leaving, the signal does what it did before, if it came.
+
+    In threads other than the main one, where Python takes no signals, nothing is changed.
+    """
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        came.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came.is_set():
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"'{path}' cannot be read ({error}): name another folder.") from error
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,146 @@
+"""Several processes that train one transcoder: each has some of every layer's features, or some of each batch's tokens.
+
+Shards of the features add up what they write, by one sum over processes in the forward pass. Every shard then computes
+the same loss of the same sum, so its gradient passes back unchanged; torch.distributed's own differentiable sum would
+add the gradients up again and multiply them by the number of processes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tl_circuits.errors import SettingError
+from tl_circuits.training.weights import is_sharded
+
+
+@dataclass(frozen=True, eq=False)
+class Shards:
+    """This process's place: which shard of `n_shards` of the features, and which of `n_replicas` of the batch."""
+
+    shard: int = 0
+    n_shards: int = 1
+    replica: int = 0
+    n_replicas: int = 1
+    across_features: Any = None
+    across_tokens: Any = None
+
+    @classmethod
+    def of_world(cls, n_shards: int | None = None) -> "Shards":
+        """The processes of torch.distributed where it is initialised, else this one alone.
+
+        `n_shards` processes share the features and the others repeat them on other tokens; without it, all share the
+        features. Raises `SettingError` where the processes do not divide so.
+        """
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return cls()
+        size, rank = dist.get_world_size(), dist.get_rank()
+        n_shards = size if n_shards is None else n_shards
+        if n_shards < 1 or size % n_shards:
+            raise SettingError(f"shards={n_shards} do not divide {size} processes: give a divisor of {size}.")
+        n_replicas = size // n_shards
+        # Every process has to take part in the making of every group.
+        features = [dist.new_group([r * n_shards + s for s in range(n_shards)]) for r in range(n_replicas)]
+        tokens = [dist.new_group([r * n_shards + s for r in range(n_replicas)]) for s in range(n_shards)]
+        replica, shard = divmod(rank, n_shards)
+        return cls(shard, n_shards, replica, n_replicas, features[replica], tokens[shard])
+
+    @property
+    def alone(self) -> bool:
+        """Whether one process does it all."""
+        return self.n_shards * self.n_replicas == 1
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process writes logs for all."""
+        return self.shard == self.replica == 0
+
+    def features(self, n_features: int) -> slice:
+        """The features of a layer that this process has. Raises `SettingError` where there are too few."""
+        if n_features < self.n_shards:
+            raise SettingError(f"features={n_features} cannot be shared by {self.n_shards} processes: give more.")
+        bounds = [n_features * place // self.n_shards for place in (self.shard, self.shard + 1)]
+        return slice(*bounds)
+
+    def tokens(self, n_tokens: int) -> slice:
+        """The tokens of a batch that this process takes."""
+        if n_tokens % self.n_replicas:
+            raise SettingError(
+                f"batch_tokens={n_tokens} do not divide over {self.n_replicas} processes: give a multiple of it."
+            )
+        each = n_tokens // self.n_replicas
+        return slice(self.replica * each, (self.replica + 1) * each)
+
+    def written(self, out: Tensor) -> Tensor:
+        """What all shards of the features write together; its gradient is passed on as it is."""
+        return out if self.n_shards == 1 else cast(Tensor, _Summed.apply(out, self.across_features))
+
+    def total(self, value: Tensor) -> Tensor:
+        """A number summed over the shards of the features, without gradient."""
+        return value if self.n_shards == 1 else _sum(value, self.across_features)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The last dimensions of all shards of the features side by side, without gradient; they may differ in size."""
+        if self.n_shards == 1:
+            return values
+        size = torch.tensor([values.shape[-1]])
+        sizes = [torch.zeros_like(size) for _ in range(self.n_shards)]
+        dist.all_gather(sizes, size, group=self.across_features)
+        widest = max(int(n) for n in sizes)
+        padded = torch.nn.functional.pad(values.detach(), (0, widest - values.shape[-1])).contiguous()
+        parts = [torch.empty_like(padded) for _ in range(self.n_shards)]
+        dist.all_gather(parts, padded, group=self.across_features)
+        return torch.cat([part[..., : int(n)] for part, n in zip(parts, sizes, strict=True)], dim=-1)
+
+    def whole(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters with the features of all shards."""
+        if self.n_shards == 1:
+            return dict(parameters)
+        return {
+            name: self.gather(p.detach().movedim(0, -1)).movedim(-1, 0).contiguous() if is_sharded(name) else p
+            for name, p in parameters.items()
+        }
+
+    def average_gradients(self, parameters: Mapping[str, Tensor]) -> None:
+        """Means over the tokens of all replicas, in place."""
+        if self.n_replicas == 1:
+            return
+        for parameter in parameters.values():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(gradient, group=self.across_tokens)
+            parameter.grad = gradient.div_(self.n_replicas)
+
+    def any(self, fired: Tensor) -> Tensor:
+        """Whether a feature fired on any replica's tokens."""
+        return fired if self.n_replicas == 1 else _sum(fired.to(torch.int32), self.across_tokens) > 0
+
+    def agreed(self, flag: bool) -> bool:
+        """True in every process where it is in any."""
+        return flag if self.alone else bool(_sum(torch.tensor([int(flag)]), None))
+
+    def barrier(self) -> None:
+        """Waits for all."""
+        if not self.alone:
+            dist.barrier()
+
+
+def _sum(value: Tensor, group: Any) -> Tensor:
+    summed = value.detach().clone().contiguous()
+    dist.all_reduce(summed, group=group)
+    return summed
+
+
+class _Summed(torch.autograd.Function):
+    """A sum over processes whose loss is the same in each."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, group: Any) -> Tensor:
+        ctx.set_materialize_grads(False)
+        return _sum(out, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return grad_outputs[0], None
