@@ -212,6 +212,23 @@ def test_what_changes_nothing_gives_the_models_own_logits_bit_for_bit(model_clas
 
 
 @pytest.mark.slow
+@every_family
+@every_class
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_an_empty_list_gives_the_clean_run(family: str, model_class: str, dtype: torch.dtype) -> None:
+    model = models.model_of(family, model_class, dtype)
+    local = tlc.localize(model, models.transcoder(read=models.reads(family)[0]), torch.arange(9))
+    with torch.no_grad():
+        own = model(torch.arange(9)[None])[0]
+    assert torch.equal(tlc.intervene(local, []).logits, local.logits)
+    if model_class == "hooked" or family == "gpt2":
+        assert torch.equal(local.logits, own)
+    # Others round otherwise where they are hooked, and their norms are in float32 whatever the dtype.
+    rounding = 8 * torch.finfo(torch.float32).eps * float(own.abs().max())
+    torch.testing.assert_close(local.logits, own, atol=rounding, rtol=0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "mode"),
     [

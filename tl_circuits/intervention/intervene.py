@@ -58,7 +58,7 @@ def intervene(
 
     `attention="frozen"` holds attention patterns, but not what attention moves, at the prompt's. A skip of the
     transcoder always runs on what the pass reads. Features need not be active. Positions of a slice that are masked are
-    left out. What changes nothing gives the model's own logits, bit for bit. The model is as it was afterwards.
+    left out. What changes nothing gives `local.logits`, bit for bit. The model is as it was afterwards.
 
     Raises `SettingError` for features, positions and layers that do not exist, layers that leave a feature out, and two
     different interventions on one feature at one position; `FitError` where the model's hooks are not those under which

@@ -29,7 +29,9 @@ class LocalReplacementModel:
     - `errors` (layer, pos, d_model): what the MLP wrote less what the transcoder explains of it; zero where masked.
     - `masked_writes`: the same at masked positions, zero elsewhere.
     - `token_vectors`, `position_vectors` (None where positions are not learned): what enters the first block.
-    - `logits` (pos, d_vocab): the user's model's own, exactly. `hooked`: whether the user's hooks were on it.
+    - `logits` (pos, d_vocab): the user's model's own. Bit for bit, but on a bridge whose attention or norms compute
+      otherwise where they are hooked (rotary embeddings, RMS norms): there they may differ by a few units of float32.
+    - `hooked`: whether the user's hooks were on it.
 
     The model is borrowed: no hook stays on it, and none of its flags is changed.
     """
