@@ -148,6 +148,8 @@ def validate(
     than they do for all but a share `level` of the control: up to `n_controls` active features of the same layer, on
     none of these paths, drawn at random. An effect on a node that reads the very next layer is nearly forced
     (`Effect.forced`). Sizes are given, and not judged: a feature far above its threshold moves less than in proportion.
+    A decoder that stands, above its feature's layer, for what the model computes without that feature is held against
+    the feature: ablated, the model's MLPs go on writing it, and the path can have the wrong sign.
     The graph may be pruned; it then says what is left of it.
 
     Raises `GraphError` for a graph of another prompt, model or transcoder, `TargetError` for targets that are no
