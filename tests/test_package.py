@@ -53,6 +53,7 @@ PUBLIC = [
     "evaluate",
     "faithfulness",
     "generate",
+    "hop_collapse",
     "intervene",
     "load_graph",
     "load_supernodes",
@@ -67,6 +68,7 @@ PUBLIC = [
     "trace_many",
     "train",
     "validate",
+    "write_shares",
 ]
 
 

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from tl_circuits.intervention import evaluate as evaluate
     from tl_circuits.intervention import faithfulness as faithfulness
     from tl_circuits.intervention import generate as generate
+    from tl_circuits.intervention import hop_collapse as hop_collapse
     from tl_circuits.intervention import intervene as intervene
     from tl_circuits.intervention import validate as validate
+    from tl_circuits.intervention import write_shares as write_shares
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.nodes import Intervention as Intervention
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
@@ -78,8 +80,10 @@ _ROOMS = {
         "evaluate",
         "faithfulness",
         "generate",
+        "hop_collapse",
         "intervene",
         "validate",
+        "write_shares",
     ),
     "nodes": ("Feature", "Intervention"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
