@@ -1,16 +1,19 @@
 """How a prompt is cut into prefixes, and what their passes share."""
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests import models
-from tl_circuits import localize
+from tl_circuits import localize, trace
 from tl_circuits.replacement import prefixes
 from tl_circuits.replacement.layouts import LaidOutOnce
+from tl_circuits.replacement.localize import replay
 from tl_circuits.replacement.pieces import cut
 from tl_circuits.replacement.prefixes import cheapest_lengths
 from tl_circuits.replacement.sweep import Sweep
@@ -69,3 +72,52 @@ def test_only_prefixes_that_a_target_asks_for_are_passed_through(monkeypatch: py
     )
     sweep.rows(sweep.feature_readouts(torch.cat([early, late])))
     assert set(sweep.prefixes._cut) == {5, 12}
+
+
+def test_rows_count_by_the_layers_that_they_walk_through() -> None:
+    local = localize(models.hooked("gpt2"), models.transcoder(), torch.arange(9), masked_positions=(0,))
+    walked = [
+        sum(layer + 1 for layer, pos, _ in local.features.tolist() if pos == here) / models.N_LAYERS
+        for here in range(9)
+    ]
+    for n_rows in (1, 500):
+        expected = torch.tensor(walked, dtype=torch.float64) * n_rows / len(local.features)
+        torch.testing.assert_close(prefixes._work(local, n_rows), expected)
+
+
+def test_mlps_rest_while_a_prefix_is_passed_through_and_while_edges_are_probed() -> None:
+    model, seen = models.hooked("gpt2"), []
+    local = localize(model, models.transcoder(), torch.arange(9), masked_positions=(0,))
+
+    def see(_module: Any, _given: Any, out: Tensor) -> None:
+        seen.append(out.shape[1])
+
+    listening = [block.mlp.hook_pre.register_forward_hook(see) for block in model.blocks]
+    try:
+        cut(model, local.sites, local.transcoder, local.prompt.tokens[:5], longer=local.pieces)
+        replay(local, torch.zeros_like(local.errors), torch.zeros_like(local.token_vectors))
+    finally:
+        for handle in listening:
+            handle.remove()
+    assert seen == [0] * 2 * models.N_LAYERS
+
+
+def mixing(value: Tensor, **_: Any) -> Tensor:
+    """A hook of a user's that lets earlier positions read later ones."""
+    return value + 0.1 * value.mean(1, keepdim=True)
+
+
+@pytest.mark.slow
+def test_where_a_prefix_does_not_stand_alone_the_whole_prompt_is_walked_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefixes, "cheapest_lengths", lambda *_: [2, 5])
+    tokens, both_ways = torch.arange(9), models.hooked("gpt2", attention_dir="bidirectional")
+    plain = models.hooked("gpt2")
+    with plain.hooks(fwd_hooks=[("blocks.1.hook_attn_out", mixing)]):
+        graphs = [trace(model, models.transcoder(), tokens) for model in (plain, both_ways)]
+    for graph in graphs:
+        assert graph.conservation_error < 1e-9
+        assert graph.probe_error < 1e-9
+        nodes, source = graph.nodes, graph.edges.source.long()
+        assert bool((nodes.pos[source] > nodes.pos[graph.edges.target]).any())
