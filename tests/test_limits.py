@@ -39,6 +39,8 @@ def test_each_stop_is_said_in_the_graph() -> None:
     few = attribute(here, max_features=3)
     assert few.provenance.settings["stopped_by"] == "max_features"
     assert int(few.expanded.sum()) == 3 + len(few.target_labels)
+    assert "traced to its end; max_features stopped it" in repr(few)
+    assert "stopped it" not in repr(attribute(here, coverage=0.5))
     assert attribute(here, time_budget=1e-9).provenance.settings["stopped_by"] == "time_budget"
     assert attribute(here, time_budget=3600).provenance.settings["stopped_by"] == "everything"
 

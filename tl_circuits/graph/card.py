@@ -35,10 +35,17 @@ def lines(graph: GraphRecord, scores: GraphScores, influence: Float64[Tensor, " 
     found.append(("replacement", _share(scores.replacement_bounds)))
     found.append(("completeness", _share(scores.completeness_bounds)))
     if graph.coverage < 1:
-        found.append(("coverage", f"{graph.coverage:.3f} of the targets' influence is traced to its end"))
+        found.append(("coverage", traced(graph)))
     found.append(("checks", f"conservation {_error(graph.conservation_error)}, probe {_error(graph.probe_error)}"))
     found.extend(("top feature", text) for text in _top_features(graph, influence))
     return found
+
+
+def traced(graph: GraphRecord) -> str:
+    """How much of the targets' influence a partial graph traces, and the limit that kept it from more, if one did."""
+    stopped_by = graph.provenance.settings.get("stopped_by")
+    limit = f"; {stopped_by} stopped it" if stopped_by in ("max_features", "time_budget", "memory_budget") else ""
+    return f"{graph.coverage:.3f} of the targets' influence is traced to its end{limit}"
 
 
 def as_text(name: str, found: list[tuple[str, str]]) -> str:

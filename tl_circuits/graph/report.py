@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tl_circuits.graph.card import traced
 from tl_circuits.graph.graph import AttributionGraph
 from tl_circuits.graph.paths import Path
 from tl_circuits.graph.views import NodeView
@@ -138,7 +139,7 @@ class Report:
             kept = f"{graph.pruned.node_threshold:g} of nodes, {graph.pruned.edge_threshold:g} of edges, by influence"
             rows.append(("pruned", Text(f"to {kept}; from {before}")))
         if graph.coverage < 1:
-            rows.append(("coverage", Text(f"{graph.coverage:.3f} of the targets' influence is traced to its end")))
+            rows.append(("coverage", Text(traced(graph))))
         return columns(*rows)
 
     def _scores(self) -> RenderableType:
