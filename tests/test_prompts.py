@@ -46,6 +46,12 @@ def test_only_the_bos_tokens_at_the_start_are_masked(
     assert tokenize(texts.reader(model_class), tokens).masked == masked
 
 
+@pytest.mark.slow
+def test_a_prompt_of_ids_without_a_tokenizer_is_remembered_with_spaces_between_them() -> None:
+    graph = tlc.trace(models.model_of("gpt2", "hooked"), models.transcoder(), [3, 14, 15])
+    assert graph.provenance.prompt == "3 14 15"
+
+
 @both
 def test_text_that_already_starts_with_bos_has_all_of_them_masked(model_class: str) -> None:
     prompt = tokenize(texts.reader(model_class), "<bos> Austin is")

@@ -218,7 +218,7 @@ def _less_bias(local: LocalReplacementModel, expanded: Tensor) -> Float[Tensor, 
 def _provenance(local: LocalReplacementModel, settings: dict[str, float | int | str | None]) -> Provenance:
     transcoder = local.transcoder
     return Provenance(
-        prompt="".join(local.prompt.strings),
+        prompt=("" if local.model.tokenizer else " ").join(local.prompt.strings),
         model=str(local.model.cfg.model_name),
         transcoder=transcoder.source or transcoder.model_name or "",
         transcoder_kind="PLT" if transcoder.is_per_layer else "CLT",
