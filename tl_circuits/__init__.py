@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from tl_circuits.intervention import write_shares as write_shares
     from tl_circuits.nodes import Feature as Feature
     from tl_circuits.nodes import Intervention as Intervention
+    from tl_circuits.page import load_labels as load_labels
+    from tl_circuits.page import save_page as save_page
+    from tl_circuits.page import show as show
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
     from tl_circuits.replacement import localize as localize
     from tl_circuits.replacement import replace_mlps as replace_mlps
@@ -86,6 +89,7 @@ _ROOMS = {
         "write_shares",
     ),
     "nodes": ("Feature", "Intervention"),
+    "page": ("load_labels", "save_page", "show"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
     "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),

@@ -34,6 +34,7 @@ from tl_circuits.options import (
     in_bytes,
     share,
 )
+from tl_circuits.page_command import page_command
 from tl_circuits.terminal import check_place, make_folder, one_line, say, show, working
 
 if TYPE_CHECKING:
@@ -266,6 +267,7 @@ def evaluate_command(
 
 
 app.command("intervene")(intervene_command)
+app.command("page")(page_command)
 
 
 @app.command("list")

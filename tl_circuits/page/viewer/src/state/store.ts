@@ -1,0 +1,178 @@
+// The page's state: what a person did (undoable), what they look at (not), and everything that follows from the two.
+
+import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
+import { featureKey, type Graph } from "../graph/graph.ts";
+import { countedSources, edgeInfluence, nodeInfluence, sharesOf, targetShares, type Shares } from "../graph/influence.ts";
+import { withLossesAsErrors, type Merged } from "../graph/losses.ts";
+import { chosen, prune, type Cut } from "../graph/prune.ts";
+import { score, scoresOf, type Scores } from "../graph/scores.ts";
+import { search } from "../view/search.ts";
+import { shownRows, type Link } from "../view/shown.ts";
+import { begin, redo, step, undo, type History } from "./history.ts";
+import type { PageData } from "./page.ts";
+import { asWork, FRESH, type Work } from "./work.ts";
+
+export type Dialog = "help" | "provenance" | "export" | "link" | "filters" | null;
+export type Pane = "graph" | "node" | "subgraph" | "paths";
+export const MOST_LINKS = 2000;
+
+export interface Store {
+  graph: Graph;
+  page: PageData;
+  history: Signal<History<Work>>;
+  selected: Signal<number | null>;
+  hovered: Signal<number | null>;
+  marked: Signal<ReadonlySet<number>>;
+  query: Signal<string>;
+  asTable: Signal<boolean>;
+  pane: Signal<Pane>;
+  dialog: Signal<Dialog>;
+  said: Signal<string>;
+  renaming: Signal<string | null>;
+  work: ReadonlySignal<Work>;
+  labels: ReadonlySignal<ReadonlyMap<string, string>>;
+  /** Of the whole graph, so that figures do not move with the sliders. */
+  influence: Float64Array;
+  shares: Shares;
+  flow: Float64Array;
+  cut: ReadonlySignal<Cut>;
+  merged: ReadonlySignal<Merged>;
+  scores: ReadonlySignal<Scores>;
+  pinnedScores: ReadonlySignal<Scores | null>;
+  rows: ReadonlySignal<number[]>;
+  links: ReadonlySignal<Link[]>;
+  /** How many edges pruning kept. */
+  nEdges: ReadonlySignal<number>;
+  found: ReadonlySignal<number[]>;
+  linksOf(row: number): { inputs: Link[]; outputs: Link[]; hidden: number };
+  change(next: Work, key?: string): void;
+  undo(): void;
+  redo(): void;
+  select(row: number | null): void;
+  say(text: string): void;
+}
+
+export function createStore(graph: Graph, page: PageData): Store {
+  const fresh = graph.pruned ? { ...FRESH, nodes: 1, edges: 1 } : FRESH;
+  const history = signal(begin(asWork(page.work, fresh)));
+  const work = computed(() => history.value.now);
+  const p = targetShares(graph);
+  const counted = countedSources(graph.nodes, false);
+  const shares = sharesOf(graph.edges, counted);
+  const whole: Cut = { nodes: new Uint8Array(graph.nodes.count).fill(1), edges: new Uint8Array(graph.edges.source.length).fill(1) };
+  const influence = nodeInfluence(graph.pruned ? withLossesAsErrors(graph, whole, false).shares : shares, graph, p).slice(0, graph.nodes.count);
+  const flow = influence.map((value, row) => value + p[row]);
+  const carried = edgeInfluence(shares, influence, p);
+  const order = Uint32Array.from(carried.keys()).sort((a, b) => carried[b] - carried[a]);
+  const targetOf = targets(graph);
+  const link = (edge: number): Link => ({
+    source: graph.edges.source[edge],
+    target: targetOf[edge],
+    weight: graph.edges.weight[edge],
+    share: shares.denominator[targetOf[edge]] > 0 ? Math.abs(graph.edges.weight[edge]) / shares.denominator[targetOf[edge]] : 0,
+    carried: carried[edge],
+  });
+
+  const thresholds = computed(() => {
+    const { nodes, edges, errors, constants } = work.value;
+    return JSON.stringify({ nodes, edges, errors, constants });
+  });
+  const cut = computed(() => prune(graph, JSON.parse(thresholds.value)));
+  const merged = computed(() => withLossesAsErrors(graph, cut.value, JSON.parse(thresholds.value).constants));
+  const scores = computed(() => scoresOf(graph, merged.value));
+  const pinnedRows = computed(() => work.value.pins.map((name) => graph.rowOf.get(name)).filter((row) => row !== undefined));
+  const pinnedScores = computed(() => (pinnedRows.value.length ? score(graph, chosen(graph, pinnedRows.value), work.value.constants) : null));
+  const labels = computed(() => new Map([...graph.labels, ...Object.entries(work.value.labels)]));
+  const rows = computed(() => shownRows(graph, work.value, cut.value));
+  const said = computed(() => cardTexts(page));
+  const links = computed(() => {
+    const shown = new Uint8Array(graph.nodes.count);
+    for (const row of rows.value) shown[row] = 1;
+    const { sign } = work.value;
+    const kept = cut.value.edges;
+    const found: Link[] = [];
+    for (const edge of order) {
+      if (found.length === MOST_LINKS) break;
+      if (kept[edge] && shown[graph.edges.source[edge]] && shown[targetOf[edge]] && agrees(sign, graph.edges.weight[edge])) found.push(link(edge));
+    }
+    return found.reverse();
+  });
+  const outputs = outgoing(graph);
+  const query = signal("");
+  const selected = signal<number | null>(null);
+  const saying = signal("");
+  const pane = signal<Pane>("graph");
+  return {
+    graph, page, history, work, labels, influence, shares, flow, cut, merged, scores, pinnedScores, rows, links, query, selected,
+    hovered: signal(null),
+    marked: signal<ReadonlySet<number>>(new Set()),
+    asTable: signal(false),
+    pane,
+    dialog: signal<Dialog>(null),
+    said: saying,
+    renaming: signal(null),
+    nEdges: computed(() => cut.value.edges.reduce((sum, kept) => sum + kept, 0)),
+    found: computed(() => search(graph, labels.value, said.value, influence, query.value)),
+    linksOf(row) {
+      const { bounds } = graph.edges;
+      const kept = cut.value.edges;
+      const { sign } = work.value;
+      const into = Array.from({ length: bounds[row + 1] - bounds[row] }, (_, at) => bounds[row] + at);
+      const both = [into, outputs(row)].map((edges) => edges.filter((edge) => kept[edge] && agrees(sign, graph.edges.weight[edge])).map(link).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)));
+      return { inputs: both[0], outputs: both[1], hidden: into.length + outputs(row).length - both[0].length - both[1].length };
+    },
+    change(next, key) {
+      if (next !== work.value) history.value = step(history.value, next, key ?? null, Date.now());
+    },
+    undo() {
+      if (history.value.past.length) saying.value = "Undone.";
+      history.value = undo(history.value);
+    },
+    redo() {
+      if (history.value.future.length) saying.value = "Done again.";
+      history.value = redo(history.value);
+    },
+    select(row) {
+      selected.value = row;
+    },
+    say(text) {
+      saying.value = text;
+    },
+  };
+}
+
+/** What a person knows of several rows: the names by which work holds them. */
+export function namesOf(graph: Graph, rows: Iterable<number>): string[] {
+  return [...rows].map((row) => graph.names[row]);
+}
+
+export function keyOf(graph: Graph, row: number): string {
+  return featureKey(graph, row);
+}
+
+function agrees(sign: Work["sign"], weight: number): boolean {
+  return sign === "both" || (sign === "positive") === weight > 0;
+}
+
+function targets(graph: Graph): Int32Array {
+  const { bounds, source } = graph.edges;
+  const found = new Int32Array(source.length);
+  for (let row = 0; row < graph.nodes.count; row++) found.fill(row, bounds[row], bounds[row + 1]);
+  return found;
+}
+
+function outgoing(graph: Graph): (row: number) => number[] {
+  const { source } = graph.edges;
+  let bySource: number[][] | null = null;
+  return (row) => {
+    if (!bySource) {
+      bySource = Array.from({ length: graph.nodes.count }, () => []);
+      source.forEach((from, edge) => bySource![from].push(edge));
+    }
+    return bySource[row];
+  };
+}
+
+function cardTexts(page: PageData): Map<string, string> {
+  return new Map(Object.entries(page.cards).map(([key, card]) => [key, (card.top_logits ?? []).map(([token]) => token).join(" ").toLowerCase()]));
+}

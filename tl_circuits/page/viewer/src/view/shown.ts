@@ -1,0 +1,51 @@
+// Which nodes and edges are on display: what pruning kept, less what the filters hide.
+
+import { ERROR, TARGET, TOKEN, type Graph } from "../graph/graph.ts";
+import { isConstant, type Cut } from "../graph/prune.ts";
+import type { Work } from "../state/work.ts";
+
+/** Rows in the graph's order. Pins are shown whatever the sliders say; constants and errors only where something of them is. */
+export function shownRows(graph: Graph, work: Work, cut: Cut): number[] {
+  const pinned = new Set(work.pins);
+  const kinds = new Set(work.kinds);
+  const positions = new Set(work.positions);
+  const used = touched(graph, cut);
+  const rows: number[] = [];
+  for (let row = 0; row < graph.nodes.count; row++) {
+    const kind = graph.nodes.kind[row];
+    if (pinned.has(graph.names[row])) {
+      rows.push(row);
+      continue;
+    }
+    if (!cut.nodes[row] || !kinds.has(kind)) continue;
+    if ((kind === ERROR || isConstant(kind)) && !used[row]) continue;
+    if (positions.size && kind !== TARGET && !positions.has(graph.nodes.pos[row])) continue;
+    if (work.layers && kind !== TARGET && kind !== TOKEN && !(work.layers[0] <= graph.nodes.layer[row] && graph.nodes.layer[row] <= work.layers[1])) continue;
+    rows.push(row);
+  }
+  return rows;
+}
+
+function touched(graph: Graph, cut: Cut): Uint8Array {
+  const { bounds, source } = graph.edges;
+  const used = new Uint8Array(graph.nodes.count);
+  for (let row = 0; row < graph.nodes.count; row++) {
+    for (let edge = bounds[row]; edge < bounds[row + 1]; edge++) if (cut.edges[edge]) used[source[edge]] = used[row] = 1;
+  }
+  return used;
+}
+
+export interface Link {
+  source: number;
+  target: number;
+  weight: number;
+  /** |weight| as a part of all counted inputs of the target. */
+  share: number;
+  /** The influence that it carries. */
+  carried: number;
+}
+
+/** The edges among these rows that carry most, at most so many, the strongest last so that they are drawn on top. */
+export function strongestLinks(links: readonly Link[], most: number): Link[] {
+  return [...links].sort((a, b) => b.carried - a.carried).slice(0, most).reverse();
+}

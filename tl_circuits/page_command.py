@@ -1,0 +1,66 @@
+"""`tl-circuits page`: a graph's file as a page to look at."""
+
+import webbrowser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_circuits.options import AsJson, share
+from tl_circuits.terminal import check_place, show, working
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written, and of what."""
+
+    page: Path
+    size: int
+    nodes: int
+    edges: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"page": str(self.page), "bytes": self.size, "nodes": self.nodes, "edges": self.edges}
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
+        from rich.text import Text
+
+        from tl_circuits.graph.report import visible
+
+        said = f"{visible(self.page)}: {self.nodes} nodes and {self.edges} edges in {self.size / 1024:.0f} KiB"
+        yield Text(f"{said}. Open it in any browser.", overflow="fold")
+
+
+def page_command(
+    graph: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's file, as trace --out writes it.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; by default beside the graph.")] = None,
+    nodes: Annotated[float | None, typer.Option(callback=share, help="Where the slider of nodes starts.")] = None,
+    edges: Annotated[float | None, typer.Option(callback=share, help="Where the slider of edges starts.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels of features, as a page wrote them.")] = None,
+    title: Annotated[str | None, typer.Option(help="What the page is called; by default the prompt.")] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a graph as one HTML file to look at, prune, search and label it; no network is asked.
+
+    For JSON of other viewers' see trace --json-out.
+    """
+    with working():
+        from tl_circuits.graph import load_graph
+        from tl_circuits.page import load_labels, save_page
+
+        place = graph.with_suffix(".html") if out is None else out
+        check_place(place)
+        found = load_graph(graph)
+        found = found if labels is None else found.with_labels(load_labels(labels))
+        page = save_page(found, place, title=title, nodes=nodes, edges=edges)
+        written = Written(page, page.stat().st_size, len(found.nodes), len(found.edges))
+    show(written, as_json)
+    if open_it:
+        webbrowser.open(page.resolve().as_uri())
