@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,6 +34,20 @@ class Case:
     shape: str = "gpt2"
     numbered: int = 512
 
+    MEANING: ClassVar[dict[str, str]] = {
+        "kind": "clt or plt",
+        "n_tokens": "tokens of the prompt",
+        "n_features": "features of a layer",
+        "l0": "active features of a layer at a token, on average",
+        "n_layers": "of the model",
+        "d_model": "width of the residual stream",
+        "n_heads": "attention heads of a layer",
+        "d_vocab": "tokens of the vocabulary",
+        "seed": "what weights and tokens are drawn with",
+        "shape": "gpt2, or gemma2: a CLT in bfloat16, on disk",
+        "numbered": "features of a layer that have numbers, in shape gemma2",
+    }
+
     def __post_init__(self) -> None:
         if self.kind not in ("clt", "plt") or self.shape not in ("gpt2", "gemma2"):
             raise SystemExit(f"A case is a clt or plt of shape gpt2 or gemma2, not {self.kind} of {self.shape}.")
@@ -54,7 +68,8 @@ class Case:
     def add_options(cls, parser: argparse.ArgumentParser, **defaults: Any) -> None:
         """One option for each field."""
         for name, default in asdict(cls(**defaults)).items():
-            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+            meaning = f"{cls.MEANING[name]} (%(default)s)"
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, help=meaning)
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> "Case":

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """Measures and stores."""
     parser = argparse.ArgumentParser(description=QUESTION)
     for name, default in asdict(Shape()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="(%(default)s)")
     add_options(parser, runs=5)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

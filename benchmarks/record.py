@@ -66,7 +66,9 @@ class Record:
 
 def add_options(parser: argparse.ArgumentParser, *, runs: int = 3) -> None:
     """The options that every script has."""
-    parser.add_argument("--runs", type=int, default=runs, help="how often each figure is measured; medians are given")
+    parser.add_argument(
+        "--runs", type=int, default=runs, help="how often each figure is measured; medians are given (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, help="file to write instead of a dated one in benchmarks/results")
 
 
