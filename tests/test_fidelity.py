@@ -572,6 +572,16 @@ def test_a_model_whose_mlps_are_replaced_already() -> None:
         tlc.evaluate(model, transcoder, PROMPTS)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_where_an_mlp_writes_the_same_at_every_token_there_is_no_variance(dtype: torch.dtype) -> None:
+    model = copy.deepcopy(models.hooked("gpt2", dtype))
+    model.blocks[1].mlp.W_out.data.zero_()
+    found = tlc.evaluate(model, models.transcoder(), [[1, 2, 3, 4, 5, 6, 7], [3, 4, 5], [9, 8, 7, 6]], resamples=40)
+    first, same, last = (layer.fvu.value.value for layer in found.overall.layers)
+    assert math.isnan(same)
+    assert found.overall.fvu.value.value == pytest.approx((first + last) / 2)
+
+
 @pytest.mark.slow
 def test_nan_and_infinity_in_what_comes_out() -> None:
     model = fresh()

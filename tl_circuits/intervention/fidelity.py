@@ -29,6 +29,9 @@ from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
 from tl_circuits.sites import Model, has_user_hooks
 from tl_circuits.transcoder import CrossLayerTranscoder
 
+SAME = 1e-12
+"""What differs by no more than such a share of its size is the same: sums are in float64."""
+
 
 def evaluate(
     model: Model,
@@ -212,17 +215,23 @@ def _fidelity(
         last_kl=measure("last kl", "prompts", zero),
         ce=measure("ce", "predicted", bootstrap.estimate(lambda s: ratio(s["own ce"], s["predicted"]))),
         ce_recovered=Measure(bootstrap.estimate(recovered), zero, one),
-        fvu=Measure(bootstrap.estimate(lambda s: ratio(s["error"], s[variance]).nanmean(1)), one, zero),
+        fvu=Measure(bootstrap.estimate(lambda s: _fvu(s, variance).nanmean(1)), one, zero),
         l0=bootstrap.estimate(lambda s: ratio(s["active"], s["tokens"][:, None]).mean(1)),
         layers=_layers(bootstrap, variance, counts, n_tokens),
     )
+
+
+def _fvu(sums: Sums, variance: str) -> Tensor:
+    # Of tokens at which an MLP writes the same, the mean differs from that by rounding.
+    varies = sums[variance] > SAME**2 * sums["square"]
+    return ratio(sums["error"], torch.where(varies, sums[variance], 0))
 
 
 def _layers(bootstrap: Bootstrap, variance: str, counts: list[Tensor], n_tokens: int) -> tuple[LayerFidelity, ...]:
     def per_token(name: str) -> list[Estimate]:
         return bootstrap.estimates(lambda s: ratio(s[name], s["tokens"][:, None]))
 
-    fvu = bootstrap.estimates(lambda s: ratio(s["error"], s[variance]))
+    fvu = bootstrap.estimates(lambda s: _fvu(s, variance))
     nmse = bootstrap.estimates(lambda s: ratio(s["error"], s["square"]))
     nmse_floor = bootstrap.estimates(lambda s: ratio(s[variance], s["square"]))
     nothing = [None] * len(counts)
