@@ -38,6 +38,16 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(named, "load", interrupted)
+    result = run("trace", "--prompt", DEMO_PROMPT)
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.endswith("tl-circuits: interrupted; files that were finished are whole and stay.\n")
+
+
 def printed(report: Report, *, width: int = 80, **console: Any) -> str:
     target = Console(width=width, highlight=False, **console)
     with target.capture() as text:

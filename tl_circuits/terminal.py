@@ -23,7 +23,10 @@ class Shown(Protocol):
 
 @contextmanager
 def working() -> Iterator[None]:
-    """What libraries print meanwhile goes to standard error; an error of ours is one line there, and exit code 1."""
+    """What libraries print meanwhile goes to standard error; an error of ours is one line there, and exit code 1.
+
+    So is Ctrl-C, with exit code 130.
+    """
     try:
         with redirect_stdout(sys.stderr), warnings.catch_warnings():
             warnings.filterwarnings("always", category=TLCircuitsWarning)
@@ -34,6 +37,9 @@ def working() -> Iterator[None]:
     except TLCircuitsError as error:
         typer.echo(f"tl-circuits: {one_line(error)}", err=True)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("tl-circuits: interrupted; files that were finished are whole and stay.", err=True)
+        raise typer.Exit(130) from None
 
 
 def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
