@@ -44,6 +44,7 @@ def test_it_says_what_intervene_says() -> None:
 def test_people_see_it_in_a_table() -> None:
     result = run(*AUSTIN, *TEXAN, "-f", "L0/3@5", "--set", "0", "--generate", "2")
     assert result.exit_code == 0
+    assert "mode constrained, layers 0 to 1, attention frozen" in result.stdout
     for part in ("3 features (L0/321@-1, ...) value=0", "Before\n", "' Austin'", "What moved elsewhere", "L0/3@5"):
         assert part in result.stdout
     assert "Not active on this prompt" in result.stdout
@@ -62,6 +63,10 @@ def test_a_supernode_of_a_file_is_acted_on(tmp_path: Path, folders: tuple[str, s
     assert texas["interventions"] == ["2 features (L0/321@9, ...) add=1.5"]
     everything = printed("intervene", "-p", DEMO_PROMPT, "--supernodes", str(path), "--scale", "0", "--mode", "added")
     assert everything["features"] == ["L0/321@9", "L1/386@9", "L2/623@9"]
+    plain = tmp_path / "plain.json"
+    tlc.trace(model, clt, DEMO_PROMPT).to_json(plain)
+    without = run(*AUSTIN, "--supernodes", str(plain), "--scale", "0")
+    assert (without.exit_code, "has no supernodes and no pins" in without.stderr) == (1, True)
     unknown = run(*AUSTIN, "--supernodes", str(path), "--supernode", "Ohio", "--scale", "0")
     assert unknown.exit_code == 1
     assert "has no supernode 'Ohio': it has 'Texas', 'L2/623@9'." in unknown.stderr

@@ -92,4 +92,6 @@ def _in_supernodes(file: Path | None, names: list[str] | None) -> "list[Feature]
     for name in names or ():
         if name not in known:
             raise FileError(f"'{file}' has no supernode {name!r}: it has {', '.join(map(repr, known)) or 'none'}.")
+    if not known:
+        raise FileError(f"'{file}' has no supernodes and no pins: make some, or name features by --feature.")
     return [feature for name in names or known for feature in known[name]]

@@ -59,7 +59,9 @@ class InterventionReport:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         result = self.result
-        yield section("Interventions", Group(*(Text(str(done)) for done in result.interventions)))
+        first, last = result.layers
+        held = Text(f"mode {result.mode}, layers {first} to {last}, attention {result.attention}", style="dim")
+        yield section("Interventions", Group(*(Text(str(done)) for done in result.interventions), held))
         yield section("Before", _tokens(result.top_before(self.n_tokens)))
         yield section("After", _tokens(result.top_after(self.n_tokens)))
         yield section("What moved elsewhere", self._moved())
