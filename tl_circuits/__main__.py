@@ -36,6 +36,7 @@ from tl_circuits.options import (
 )
 from tl_circuits.page_command import page_command
 from tl_circuits.terminal import check_place, make_folder, one_line, say, show, working
+from tl_circuits.train_command import train_command
 
 if TYPE_CHECKING:
     from tl_circuits.graph.report import Output
@@ -268,6 +269,7 @@ def evaluate_command(
 
 app.command("intervene")(intervene_command)
 app.command("page")(page_command)
+app.command("train")(train_command)
 
 
 @app.command("list")

@@ -45,7 +45,18 @@ class TrainingPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return asdict(self)
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+    def __rich__(self) -> str:
+        gigabytes = {
+            name: f"{getattr(self, name) / 1e9:.2f} GB" for name in ("memory", "held", "available", "checkpoint")
+        }
+        return (
+            f"{self.parameters / 1e6:.1f} million parameters in each process\n"
+            f"{gigabytes['memory']} of memory, {gigabytes['held']} of it data; {gigabytes['available']} are free\n"
+            f"{gigabytes['checkpoint']} of disk for checkpoints\n"
+            f"{self.tokens} tokens, in {self.seconds:.0f} s of dense matrix products; sparse steps take less"
+        )
 
 
 def plan(

@@ -47,6 +47,14 @@ def load(
     return _from_library(name, kind, dtype), transcoder()
 
 
+def load_model(name: str, kind: Literal["bridge", "hooked"] = "bridge", dtype: torch.dtype = torch.float32) -> Model:
+    """The model of that name alone. Raises `FileError` where it cannot be loaded."""
+    if name == DEMO:
+        model, _ = demo(kind)
+        return model if dtype == torch.float32 else model.to(dtype)
+    return _from_library(name, kind, dtype)
+
+
 def _from_library(name: str, kind: Literal["bridge", "hooked"], dtype: torch.dtype) -> Model:
     bridged = kind == "bridge"
     boot = TransformerBridge.boot_transformers if bridged else HookedTransformer.from_pretrained_no_processing

@@ -1,0 +1,144 @@
+"""`tl-circuits train`: a transcoder from a file that says what to train on what."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tl_circuits.errors import FileError, SettingError
+from tl_circuits.options import DEMO, AsJson
+from tl_circuits.terminal import Shown, say, show, working
+
+if TYPE_CHECKING:
+    from tl_circuits.training import TrainingSettings
+
+KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "model": str,
+    "class": str,
+    "dtype": str,
+    "data": str,
+    "held_out": str,
+    "out": str,
+    "preset": str,
+    "checkpoint_every": int,
+    "shards": int,
+    "settings": dict,
+}
+REQUIRED = ("data", "out", "settings")
+CHOICES = {"class": ("bridge", "hooked"), "dtype": ("float32", "float64", "bfloat16", "float16")}
+# Where no prompts are held out, so many of the trained ones are reported on.
+REPORTED = 64
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a file asks for: paths are those it names, from its own folder on."""
+
+    model: str
+    model_class: str
+    dtype: str
+    data: Path
+    held_out: Path | None
+    out: Path
+    checkpoint_every: int
+    shards: int | None
+    settings: "TrainingSettings"
+
+
+def train_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="What to train; see the documentation.")],
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Say what it will take of memory, disk and time, and train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a transcoder as a TOML file says; where it was broken off, the same command goes on.
+
+    Checkpoints, a log, the transcoder and a report go into the folder that the file names. Where torchrun starts
+    several processes, they train together.
+    """
+    with working():
+        import torch
+
+        from tl_circuits.attribution.prompts import read_prompts
+        from tl_circuits.attribution.ranks import as_launched
+        from tl_circuits.harvest import Prompts
+        from tl_circuits.training import train
+        from tl_circuits.training.plan import plan
+        from tl_circuits.training.report import training_report
+        from tl_circuits.transcoder.files import save_transcoder
+        from tl_circuits.zoo.named import load_model
+
+        task = read_task(file)
+        texts = read_prompts(task.data)
+        held_out = texts[:REPORTED] if task.held_out is None else read_prompts(task.held_out)
+        report: Shown | None = None
+        with as_launched() as speaks:
+            say(f"loading {task.model}")
+            kind = "hooked" if task.model_class == "hooked" else "bridge"
+            model = load_model(task.model, kind, getattr(torch, task.dtype))
+            if plan_only:
+                n_tokens = Prompts.of(model, texts, task.settings.context).n_kept
+                report = plan(task.settings, model, n_tokens, n_shards=task.shards or 1, measure=True)
+            else:
+                found = train(
+                    model,
+                    texts,
+                    task.settings,
+                    folder=task.out,
+                    checkpoint_every=task.checkpoint_every,
+                    shards=task.shards,
+                )
+                if speaks:
+                    save_transcoder(found, task.out / "transcoder", overwrite=True)
+                    report = training_report(model, found, held_out)
+                    (task.out / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    if report is not None and speaks:
+        show(report, as_json)
+
+
+def read_task(file: Path) -> Task:
+    """What a file asks for. Raises `FileError` for what is no such file, and `SettingError` for what it cannot ask."""
+    try:
+        said = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FileError(
+            f"'{file}' cannot be read ({error}): give a TOML file such as the documentation shows."
+        ) from error
+    for name, value in said.items():
+        if name not in KEYS:
+            near = get_close_matches(name, KEYS, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYS)}."
+            raise SettingError(f"'{file}': {name!r:.80} is no key of it: {meant}")
+        if not isinstance(value, KEYS[name]) or isinstance(value, bool):
+            raise SettingError(f"'{file}': {name}={value!r:.80} is of the wrong kind: see the documentation's example.")
+        if value not in CHOICES.get(name, (value,)):
+            raise SettingError(f"'{file}': {name}={value!r:.80} is none of {', '.join(CHOICES[name])}.")
+    missing = [name for name in REQUIRED if name not in said]
+    if missing:
+        raise SettingError(f"'{file}' does not say {', '.join(missing)}: see the documentation's example.")
+    return _task(file, said)
+
+
+def _task(file: Path, said: Mapping[str, Any]) -> Task:
+    from tl_circuits.training import TrainingSettings
+
+    settings, folder = said["settings"], file.expanduser().parent
+    held_out = said.get("held_out")
+    made = TrainingSettings.preset(said["preset"], **settings) if "preset" in said else TrainingSettings.of(settings)
+    return Task(
+        said.get("model", DEMO),
+        said.get("class", "bridge"),
+        said.get("dtype", "float32"),
+        folder / said["data"],
+        None if held_out is None else folder / held_out,
+        folder / said["out"],
+        said.get("checkpoint_every", 200),
+        said.get("shards"),
+        made,
+    )
