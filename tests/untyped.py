@@ -324,6 +324,9 @@ def generation_doors(_folder: Path) -> Iterator[Try]:
         yield refused(f"generate(local, {done!r})", "are no interventions", lambda done=done: call(done))
     for done in ([[], []], [[tlc.Intervention(feature, scale=0)]]):
         yield refused("generate of several", "several were given", lambda done=done: call(done))
+    node = NodeId(Kind.FEATURE, 0, 2, 3)
+    yield refused("an intervention on a graph's node", "str(node.id)", lambda: tl.Intervention([node], scale=0))
+    yield works("an intervention on its name", lambda: call(tlc.Intervention([str(node)], scale=0)))
     settings = {
         "max_new_tokens": (2.5, True, "a", None, 0),
         "temperature": ("x", None, True, -1, float("nan")),

@@ -311,7 +311,7 @@ def _as_feature(given: object) -> Feature:
         return given
     raise SettingError(
         f"{given!r:.80} is no feature: write 'L3/120@-1', or tlc.Feature(layer=3, pos=-1, index=120); a list of them "
-        "is a supernode."
+        "is a supernode. Of a graph's node, str(node.id) is the name."
     )
 
 
