@@ -1,0 +1,94 @@
+// The built viewer outside of a browser: reads one JSON request a line, answers with one JSON line.
+"use strict";
+const fs = require("node:fs");
+const vm = require("node:vm");
+
+vm.runInThisContext(fs.readFileSync(process.argv[2], "utf8"));
+const page = globalThis.tlCircuitsPage;
+const list = (values) => Array.from(values, (value) => (Number.isFinite(value) ? value : null));
+
+const answers = {
+  numbers({ file, thresholds, k, from, to }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const counted = page.countedSources(graph.nodes, thresholds.constants);
+    const whole = { nodes: new Uint8Array(graph.nodes.count).fill(1), edges: new Uint8Array(graph.edges.source.length).fill(1) };
+    const all = page.withLossesAsErrors(graph, whole, thresholds.constants);
+    const plain = page.sharesOf(graph.edges, counted);
+    const cut = page.prune(graph, thresholds);
+    const merged = page.withLossesAsErrors(graph, cut, thresholds.constants);
+    const paths = page.strongest(graph, merged, k, from, to);
+    return {
+      names: graph.names,
+      influence: list(page.nodeInfluence(all.shares, graph, page.targetShares(graph)).slice(0, graph.nodes.count)),
+      cumulative: list(page.cumulative(page.nodeInfluence(plain, graph, page.targetShares(graph)))),
+      nodes: list(cut.nodes),
+      edges: list(cut.edges),
+      scores: Object.values(page.score(graph, cut, thresholds.constants)).map(list),
+      whole: Object.values(page.score(graph, whole, thresholds.constants)).map(list),
+      paths: paths.map((path) => ({ ...path, names: path.rows.map((row) => graph.names[row]) })),
+    };
+  },
+  json({ file, work, version }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const given = page.asWork(work, page.FRESH);
+    const labels = new Map([...graph.labels, ...Object.entries(given.labels)]);
+    return JSON.parse(page.viewerJson(graph, given, labels, page.prune(graph, given), version));
+  },
+  problems({ file }) {
+    try {
+      page.readGraph(new Uint8Array(fs.readFileSync(file)));
+      return [];
+    } catch (error) {
+      return error.problems;
+    }
+  },
+  labels({ text }) {
+    try {
+      return { labels: page.readLabels(text) };
+    } catch (error) {
+      return { problems: error.problems };
+    }
+  },
+  written({ labels, transcoder }) {
+    return page.labelsJson(new Map(Object.entries(labels)), transcoder);
+  },
+  python({ work }) {
+    return page.python(page.asWork(work, page.FRESH));
+  },
+  csv({ lines }) {
+    return page.csv(lines);
+  },
+  async hash({ value }) {
+    const hash = await page.toHash(value);
+    return { hash, back: await page.fromHash(hash), strange: await Promise.all(["", "#v1=", "#v1=%%", "#v2=abcd", hash + "x"].map((text) => page.fromHash(text))) };
+  },
+  history({ steps }) {
+    let now = page.begin(0);
+    const seen = [];
+    for (const [what, value, key, at] of steps) {
+      now = what === "undo" ? page.undo(now) : what === "redo" ? page.redo(now) : page.step(now, value, key, at);
+      seen.push(now.now);
+    }
+    return seen;
+  },
+  work({ given }) {
+    return page.asWork(given, page.FRESH);
+  },
+  layout({ file, width, height }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const rows = [...graph.names.keys()];
+    const layout = page.layOut(graph, rows, new Float64Array(graph.nodes.count), width, height);
+    return { x: list(layout.x), y: list(layout.y), columns: layout.columns, lines: layout.lines, width: layout.width, height: layout.height };
+  },
+};
+
+require("node:readline").createInterface({ input: process.stdin }).on("line", async (line) => {
+  const { what, ...given } = JSON.parse(line);
+  let answer;
+  try {
+    answer = { answer: await answers[what](given) };
+  } catch (error) {
+    answer = { failed: String(error.stack) };
+  }
+  process.stdout.write(JSON.stringify(answer) + "\n");
+});
