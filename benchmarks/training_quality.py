@@ -1,4 +1,4 @@
-"""How good is a transcoder of the shipped model after minutes on a processor, and what do its features write across layers?
+"""How good is a transcoder of the shipped model after minutes on a processor, and what is written across layers?
 
     python -m benchmarks.training_quality --seeds 0,1,2
     python -m benchmarks.training_quality --presets paper,per-write --seeds 0,1,2

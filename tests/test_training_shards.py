@@ -40,7 +40,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained together: weights by case and process, and two runs' folders."""
     out = tmp_path_factory.mktemp("shared")
     alone(FIFTY, folder=out / "by one")
-    cases = {name: (asdict(told), shards, None) for name, (told, shards) in CASES.items()}
+    cases: dict[str, Any] = {name: (asdict(told), shards, None) for name, (told, shards) in CASES.items()}
     cases["begun by two"] = (asdict(FIFTY), 2, str(out / "by two"))
     cases["ended by two"] = (asdict(FIFTY), 2, str(out / "by one"))
     rest = ["2", str(free_port()), str(out), json.dumps(cases)]

@@ -22,7 +22,9 @@ SHAPES = st.builds(
     tied=st.sampled_from(["none", "source", "target"]),
     skip=st.booleans(),
 )
-COSTS = st.builds(Costs, penalty=st.sampled_from(["tanh", "l1"]), per=st.sampled_from(["feature", "write"]))
+COSTS = st.builds(
+    Costs, penalty=st.sampled_from(["tanh", "l1"]), per=st.sampled_from(["feature", "write", "direction"])
+)
 
 
 def filled(shape: Architecture, rule: Rule, seed: int, dtype: torch.dtype = torch.float64) -> Weights:
@@ -70,6 +72,18 @@ def test_dense_and_sparse_steps_lose_the_same_and_have_the_same_gradients(shape,
         assert one.density() == pytest.approx(other.density())
 
 
+def norms_of(rows: torch.Tensor, per: str) -> torch.Tensor:
+    """The norms that a feature is charged by, `feature charge`, of its rows `feature written d_model`."""
+    if per == "feature":
+        return rows.norm(dim=(1, 2))[:, None]
+    if per == "write":
+        return rows.norm(dim=2)
+    axis = rows[:, :1] / rows[:, :1].norm(dim=2, keepdim=True)
+    along = (rows * axis).sum(2)
+    beside = (rows - along[:, :, None] * axis)[:, 1:].norm(dim=2)
+    return torch.cat([along.norm(dim=1, keepdim=True), beside], dim=1)
+
+
 @given(shape=SHAPES, costs=COSTS, seed=st.integers(0, 99))
 @settings(max_examples=20)
 def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, seed) -> None:
@@ -86,7 +100,7 @@ def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, see
         out = out + x[layer] @ weights[f"W_skip.{layer}"] if shape.skip else out
         plain = plain + (out - y[layer]).square().mean()
     for s in range(shape.n_layers):
-        norms = written[s].norm(dim=(1, 2))[:, None] if costs.per == "feature" else written[s].norm(dim=2)
+        norms = norms_of(written[s], costs.per)
         scaled = a[s][:, :, None] * norms
         cost = torch.tanh(4.0 * scaled) if costs.penalty == "tanh" else scaled
         plain = plain + 0.1 * cost.sum((1, 2)).mean()
@@ -144,6 +158,17 @@ def test_a_charge_for_each_write_makes_one_feature_of_two_layers_as_dear_as_two_
     assert float(Costs(per="write").of(weights, collapsed)) == pytest.approx(2)
     weights["W_dec.0.1"][:] = 0
     assert float(Costs(per="write").of(weights, chain)) == pytest.approx(2)
+
+
+def test_a_charge_for_each_direction_takes_amplification_for_one_and_a_further_step_for_two() -> None:
+    shape = Architecture(n_layers=2, d_model=2, features=1, span=2)
+    weights = initial(shape, None, torch.Generator())
+    on, off = (DenseCodes(torch.full((3, 1), value), torch.zeros(()), lambda: 1.0) for value in (1.0, 0.0))
+    weights["W_dec.0.0"][:] = torch.tensor([50.0, 0.0])
+    weights["W_dec.0.1"][:] = torch.tensor([80.0, 0.0])
+    assert float(Costs(per="direction").of(weights, [on, off])) == pytest.approx(1)
+    weights["W_dec.0.1"][:] = torch.tensor([0.0, 80.0])
+    assert float(Costs(per="direction").of(weights, [on, off])) == pytest.approx(2)
 
 
 def test_tied_decoders_are_one_parameter() -> None:

@@ -38,6 +38,22 @@ def norms_together(tables: Sequence[Float[Tensor, "feature d_model"]]) -> Float[
     return torch.stack(squares).sum(0).clamp_min(1e-20).sqrt()
 
 
+def norms_by_direction(
+    first: Float[Tensor, "feature d_model"], further: Sequence[Float[Tensor, "feature d_model"]]
+) -> list[Float[Tensor, " feature"]]:
+    """The norm of all that a feature writes along its first row, and of what each further row writes beside that.
+
+    A feature that writes one thing into many layers has one norm; one that writes another thing into a later layer has
+    a second.
+    """
+    axis = first / norms_together([first])[:, None]
+    along = [(rows * axis).sum(1) for rows in further]
+    beside = [rows - part[:, None] * axis for rows, part in zip(further, along, strict=True)]
+    squares = [cast(Tensor, _SquaredNorms.apply(first)), *[part.square() for part in along]]
+    together = torch.stack(squares).sum(0).clamp_min(1e-20).sqrt()
+    return [together, *[norms_together([rows]) for rows in beside]]
+
+
 def decoder_norms(W_dec: Sequence[Float[Tensor, "feature _ d_model"]]) -> list[Float[Tensor, " feature"]]:
     """‖W_dec,i‖ over all layers that a feature writes together, for each source layer."""
     return [norms_together(list(rows.unbind(1))) for rows in W_dec]

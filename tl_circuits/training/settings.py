@@ -18,6 +18,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "paper": {},
         "per-write": {"charge": "write"},
+        "per-direction": {"charge": "direction"},
         "topk": {"activation": "topk", "k": 16, "sparsity": 0.0},
         "batch-topk": {"activation": "batch_topk", "k": 16, "sparsity": 0.0},
         "relu": {"activation": "relu", "penalty": "l1", "sparsity": 3e-3},
@@ -46,7 +47,8 @@ class TrainingSettings:
       becomes a JumpReLU when training ends, each layer's threshold such that k features are on per token on average.
     - `sparsity` is the weight λ of the penalty, reached after `ramp` of the steps: "tanh" (the paper's; `saturation` is
       its c) or "l1", of an activation times the norm of its decoders. `charge="feature"` takes the norm of all decoders
-      together; "write" charges each layer written by itself, against features that write two steps of a chain.
+      together; "write" charges each layer written by itself, against features that write two steps of a chain;
+      "direction" charges what goes on along a feature's first row once, and what it writes beside that by layer.
     - A feature silent for `dead_after` steps counts as dead and is pulled back by `revival`.
     - `initial_l0`: how many features per layer are on at first, by biases set from data; None: biases start at 0.
     - `lr` warms up over 50 steps, stays, and falls to nothing over the last fifth.
@@ -120,7 +122,7 @@ class TrainingSettings:
     def preset(cls, name: str, **settings: Any) -> "TrainingSettings":
         """A recipe by name, with settings of your own, `features` at least.
 
-        "paper" (Ameisen et al. 2025, the defaults), "per-write" (the same, charged for each layer written), "topk",
+        "paper" (Ameisen et al. 2025, the defaults), "per-write" and "per-direction" (the same, charged so), "topk",
         "batch-topk", "relu" (L1), "dunefsky" (Dunefsky et al. 2024: a per-layer ReLU transcoder with L1; their
         unit-norm decoders become the norm in the penalty, and λ is in normalised units).
         """

@@ -15,17 +15,19 @@ from tl_circuits.training.rules import Gather, Rule, alone
 from tl_circuits.training.weights import Weights
 
 Penalty = Literal["tanh", "l1"]
-Per = Literal["feature", "write"]
+Per = Literal["feature", "write", "direction"]
 # Below these shares of entries with a gradient the sparse products are cheaper: a GPU's dense ones are far faster.
 CROSSOVER = {"cpu": 0.15, "cuda": 0.005}
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What activations cost: by saturating tanh or by size (L1, of a·‖W_dec‖), for each feature or each layer written.
+    """What activations cost: by saturating tanh or by size (L1, of a·‖W_dec‖), by feature, layer written or direction.
 
     Per feature is the paper's. Per write charges ‖W_dec into one layer‖·a for every layer written, so that one feature
-    writing two layers is no cheaper than two features writing one each.
+    writing two layers is no cheaper than two features writing one each. Per direction charges what a feature writes
+    along the row into its own layer once, into however many layers, and what it writes beside that for every layer: a
+    feature that is amplified over layers stays one, and one that takes a further step pays for it.
     """
 
     penalty: Penalty = "tanh"
@@ -42,9 +44,17 @@ class Costs:
         parts = []
         for source, code in enumerate(codes):
             tables = [weights.table(source, layer) for layer in weights.shape.written(source)]
-            groups = [tables] if self.per == "feature" else [[table] for table in tables]
-            parts += [code.charged(losses.norms_together(group), self.charge) for group in groups]
+            parts += [code.charged(norm, self.charge) for norm in self._norms(tables)]
         return torch.stack(parts).sum()
+
+    def _norms(self, tables: Sequence[Float[Tensor, "feature d_model"]]) -> list[Float[Tensor, " feature"]]:
+        match self.per:
+            case "feature":
+                return [losses.norms_together(tables)]
+            case "write":
+                return [losses.norms_together([table]) for table in tables]
+            case "direction":
+                return losses.norms_by_direction(tables[0], tables[1:])
 
 
 def _as_it_is(scaled: Tensor) -> Tensor:
