@@ -61,3 +61,16 @@ def test_a_layout_carries_its_gradient_to_the_parameter() -> None:
             (times * weights.T.reshape(-1)).sum().backward()
     assert weights.grad is not None
     assert float(weights.grad.sum()) == 36
+
+
+def test_what_is_asked_by_name_is_part_of_what_is_asked() -> None:
+    weights = nn.Parameter(torch.zeros(2, 3, 4, 5))
+    with LaidOutOnce():
+        assert (
+            weights.transpose(0, 1).reshape(shape=(6, 20)).shape != weights.transpose(0, 1).reshape(shape=(20, 6)).shape
+        )
+        plain, last = (
+            weights.transpose(0, 1).contiguous(memory_format=how)
+            for how in (torch.contiguous_format, torch.channels_last)
+        )
+        assert plain.stride() != last.stride()

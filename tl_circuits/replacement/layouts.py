@@ -27,7 +27,7 @@ class LaidOutOnce(TorchFunctionMode):
         if func not in LAYING_OUT or not isinstance(args[0]._base, nn.Parameter):
             return func(*args, **(kwargs or {}))
         view = args[0]
-        key = (func, id(view._base), view.storage_offset(), view.shape, view.stride(), str(args[1:]))
+        key = (func, id(view._base), view.storage_offset(), view.shape, view.stride(), str((args[1:], kwargs)))
         if key not in self._made:
             self._made[key] = func(*args, **(kwargs or {}))
         return self._made[key]

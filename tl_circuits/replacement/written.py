@@ -45,8 +45,7 @@ class Writes:
         writes = cls(local, column, bounds.cpu(), None)
         if writes.bytes > keep_bytes:
             return writes
-        everything = range(local.n_layers)
-        return cls(local, column, bounds.cpu(), tuple(writes._all_of(layer) for layer in everything))
+        return cls(local, column, bounds.cpu(), tuple(map(writes._all_of, range(local.n_layers))))
 
     @property
     def bytes(self) -> int:
@@ -57,21 +56,28 @@ class Writes:
     def at(self, layer: int, length: int) -> Iterator[tuple[int, slice, Float[Tensor, "row d_model"]]]:
         """For each position before `length`: the position, the columns of its features, and what is written there.
 
-        The rows are those of the features, then what the transcoder does not explain, then b_dec.
+        The rows are those of the features, then what the transcoder does not explain, then b_dec. Rows that are
+        gathered anew hold until the next position is asked for.
         """
         sizes = self._sizes(layer)
         first, last = self._span(layer)
-        decoders = {} if self.kept is not None else self._decoders(layer, length)
-        for start, stop in self._blocks(sizes, length):
-            if self.kept is None:
-                block = self._gather(layer, start, stop, decoders)
-            else:
-                before = int(sizes[:start].sum())
-                block = self.kept[layer][before : before + int(sizes[start:stop].sum())]
+        for start, stop, block in self._runs(layer, length):
             rows = block.split(sizes[start:stop].tolist())
             columns = zip(first[start:stop].tolist(), last[start:stop].tolist(), strict=True)
             for pos, (low, high), written in zip(range(start, stop), columns, rows, strict=True):
                 yield pos, slice(low, high), written
+
+    def _runs(self, layer: int, length: int) -> Iterator[tuple[int, int, Float[Tensor, "row d_model"]]]:
+        """What is written at runs of positions: first position, end, and rows."""
+        sizes = self._sizes(layer)
+        if self.kept is not None:
+            yield 0, length, self.kept[layer][: int(sizes[:length].sum())]
+            return
+        blocks = self._blocks(sizes, length)
+        most = max(int(sizes[start:stop].sum()) for start, stop in blocks)
+        gathering = _Gathering.of(self, layer, length, most)
+        for start, stop in blocks:
+            yield start, stop, gathering.rows(start, stop)
 
     def _span(self, layer: int) -> tuple[Int64[Tensor, " pos"], Int64[Tensor, " pos"]]:
         """The columns of the features that write a layer, at each position: first and end."""
@@ -89,37 +95,7 @@ class Writes:
 
     def _all_of(self, layer: int) -> Float[Tensor, "row d_model"]:
         n_pos = self.local.n_pos
-        return self._gather(layer, 0, n_pos, self._decoders(layer, n_pos))
-
-    def _decoders(self, layer: int, length: int) -> dict[int, "_Decoders"]:
-        """What is needed of each source's decoders into a layer, for the features before a position."""
-        transcoder, index = self.local.transcoder, self.local.features[:, 2]
-        return {
-            source: _Decoders.of(transcoder.W_dec[source], layer - source, index[self._features(source, 0, length)])
-            for source in transcoder.sources(layer)
-        }
-
-    def _gather(
-        self, layer: int, start: int, stop: int, decoders: dict[int, "_Decoders"]
-    ) -> Float[Tensor, "row d_model"]:
-        """The rows of a run of positions."""
-        local, transcoder = self.local, self.local.transcoder
-        sizes, (first, _) = self._sizes(layer)[start:stop], self._span(layer)
-        ends = sizes.cumsum(0)
-        # From a column to its row in this block: positions lie one after the other, two rows longer than their columns.
-        shift = (ends - sizes - first[start:stop]).to(self.column.device)
-        rows = local.activations.new_zeros(int(ends[-1]), transcoder.d_model)
-        for source, decoder in decoders.items():
-            features = self._features(source, start, stop)
-            _, pos, index = local.features[features].unbind(1)
-            outgoing = transcoder.outgoing(local.activations[features], source, layer, index)
-            first_feature = self._features(source, 0, 0).start
-            vectors = decoder.rows(slice(features.start - first_feature, features.stop - first_feature)).to(outgoing)
-            rows[self.column[features] + shift[pos - start]] = vectors.mul_(outgoing[:, None])
-        ends = ends.to(rows.device)
-        rows[ends - 2] = local.errors[layer, start:stop] + local.masked_writes[layer, start:stop]
-        rows[ends - 1] = transcoder.b_dec[layer].to(rows)
-        return rows
+        return _Gathering.of(self, layer, n_pos, int(self._sizes(layer).sum())).rows(0, n_pos)
 
     def _features(self, source: int, start: int, stop: int) -> slice:
         """The features of a layer at a run of positions, which lie together in the order of features."""
@@ -129,21 +105,56 @@ class Writes:
 
 
 @dataclass(frozen=True, eq=False)
-class _Decoders:
-    """Decoders of some features of one layer into another: each is read once, however many positions it is active at.
+class _Gathering:
+    """What is written at a layer, by rows: those of one position after those of another.
 
-    They are read in the order in which they lie, since a transcoder may be a file that is larger than memory.
+    A row is `times` the one of `decoders` in its `place`. A decoder is read once, however many positions it is active
+    at, and in the order in which it lies: a transcoder may be a file that is larger than memory.
     """
 
-    distinct: Float[Tensor, "distinct d_model"]
-    which: Int64[Tensor, " feature"]
+    writes: Writes
+    layer: int
+    ends: Int64[Tensor, " pos"]
+    decoders: Float[Tensor, "decoder d_model"]
+    place: Int64[Tensor, " row"]
+    times: Float[Tensor, " row"]
+    taken: Float[Tensor, "most d_model"]
+    scaled: Float[Tensor, "most d_model"]
 
     @classmethod
-    def of(
-        cls, decoder: Float[Tensor, "d_sae written d_model"], step: int, index: Int64[Tensor, " feature"]
-    ) -> "_Decoders":
-        distinct, which = index.unique(return_inverse=True)
-        return cls(decoder[distinct.to(decoder.device), step].to(index.device), which)
+    def of(cls, writes: Writes, layer: int, length: int, most: int) -> "_Gathering":
+        """Of the features at positions before `length`, for runs of no more than so many rows."""
+        local, transcoder = writes.local, writes.local.transcoder
+        first, ends = writes._span(layer)[0][:length], writes._sizes(layer)[:length].cumsum(0)
+        # From a column to its row: positions lie one after the other, two rows longer than their columns.
+        shift = (ends - writes._sizes(layer)[:length] - first).to(writes.column.device)
+        n_rows = int(ends[-1])
+        place, times = writes.column.new_zeros(n_rows), local.activations.new_zeros(n_rows)
+        # The first one stands in for what a feature does not write.
+        decoders = [transcoder.W_dec[layer].new_zeros(1, transcoder.d_model)]
+        for source in transcoder.sources(layer):
+            features, decoder = writes._features(source, 0, length), transcoder.W_dec[source]
+            _, pos, index = local.features[features].unbind(1)
+            distinct, which = index.unique(return_inverse=True)
+            row = writes.column[features] + shift[pos]
+            place[row] = which + sum(map(len, decoders))
+            times[row] = transcoder.outgoing(local.activations[features], source, layer, index)
+            decoders.append(decoder[distinct.to(decoder.device), layer - source])
+        table = torch.cat(decoders)
+        # New memory for each run would cost as much as filling it.
+        taken = table.new_empty(most, transcoder.d_model)
+        scaled = taken if taken.dtype == times.dtype else times.new_empty(taken.shape)
+        return cls(writes, layer, ends, table, place.to(table.device), times, taken, scaled)
 
-    def rows(self, features: slice) -> Float[Tensor, "feature d_model"]:
-        return self.distinct[self.which[features]]
+    def rows(self, start: int, stop: int) -> Float[Tensor, "row d_model"]:
+        """The rows of a run of positions. They hold until the next run is asked for."""
+        local = self.writes.local
+        before = int(self.ends[start - 1]) if start else 0
+        run = slice(before, int(self.ends[stop - 1]))
+        n_rows = run.stop - run.start
+        taken = torch.index_select(self.decoders, 0, self.place[run], out=self.taken[:n_rows])
+        rows = torch.mul(taken, self.times[run, None], out=self.scaled[:n_rows])
+        ends = (self.ends[start:stop] - before).to(rows.device)
+        rows[ends - 2] = local.errors[self.layer, start:stop] + local.masked_writes[self.layer, start:stop]
+        rows[ends - 1] = local.transcoder.b_dec[self.layer].to(rows)
+        return rows
