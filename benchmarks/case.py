@@ -129,7 +129,8 @@ def read_case(folder: Path) -> Loaded:
     """What was written."""
     about = json.loads((folder / "case.json").read_text())
     weights = load_file(folder / "model.safetensors")
-    tokens = weights.pop("tokens")
+    # A copy: the tensors of a file share its mapping, which would stay as long as one of them.
+    tokens = weights.pop("tokens").clone()
     model = HookedTransformer(_config(about["model"] | {"init_weights": False}))
     model.load_state_dict(weights, strict=False)
     return Loaded(model.eval(), tokens, tuple(about["masked"]), about["touch"])
