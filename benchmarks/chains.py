@@ -2,8 +2,8 @@
 
 `[BOS, REL, PRE, SUF]` → attention of layer 0 gathers PRE and REL at SUF → the MLP of layer 0 looks a state up by PRE
 and SUF → the MLP of layer 1 looks the answer up by state and REL. A layer-0 feature that writes answers has swallowed a
-step. With `amplified`, the MLP of layer 1 also writes the state once more, along the same direction: one feature that writes
-states into both layers is then the short way of saying what the model does.
+step. With `amplified`, the MLP of layer 1 also writes the state once more, along the same direction: one feature that
+writes states into both layers is then the short way of saying what the model does.
 """
 
 import random

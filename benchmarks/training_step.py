@@ -121,7 +121,9 @@ def disagreement(arguments: argparse.Namespace) -> float:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_step", description=__doc__)
-    parser.add_argument("--size", choices=SIZES, default="B", help="A: 12 layers, 768 wide, 2048 features; B: 6, 512, 4096")
+    parser.add_argument(
+        "--size", choices=SIZES, default="B", help="A: 12 layers, 768 wide, 2048 features; B: 6, 512, 4096"
+    )
     parser.add_argument("--l0", type=int, default=30, help="features on per token and layer")
     parser.add_argument("--bandwidth", type=float, default=0.2, help="of the thresholds' estimate")
     parser.add_argument("--tokens", type=int, default=512, help="per step")
@@ -137,9 +139,7 @@ def main() -> None:
     figures = {"processor seconds per 1k tokens": times, "mean L0": {name: of["l0"] for name, of in found.items()}}
     figures["times the sparse step"] = {name: seconds / times["ours, sparse"] for name, seconds in times.items()}
     figures["largest relative difference of gradients, dense and sparse"] = disagreement(arguments)
-    record = Record(
-        QUESTION, "training_step", vars(SIZES[arguments.size]), settings(arguments), figures, found, seed=0
-    )
+    record = Record(QUESTION, "training_step", vars(SIZES[arguments.size]), settings(arguments), figures, found, seed=0)
     record.write(arguments.out, f"training_step-{arguments.size}-l0-{arguments.l0}")
 
 

@@ -430,7 +430,82 @@ def faithfulness_doors(_folder: Path) -> Iterator[Try]:
         yield refused(f"hop_collapse({wrong!r})", "", lambda wrong=wrong: hop_collapse(graph, local, wrong, wrong))
 
 
+def training_doors(folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+    data = torch.randint(0, 97, (4, 8), generator=torch.Generator().manual_seed(0))
+    short = tlc.TrainingSettings(features=4, steps=1, batch_tokens=8, read="hook_resid_mid")
+
+    def call(what: Any = data, settings: Any = short, **more: Any) -> Any:
+        return tl.train(model, what, settings, **more)
+
+    yield works("train(matrix)", call)
+    yield works("train(lists)", lambda: call(data.tolist()))
+    for what in (
+        None,
+        5,
+        "text",
+        b"x",
+        {"a": 1},
+        [],
+        [1, 2],
+        [[1.5]],
+        [None],
+        torch.zeros(3),
+        torch.ones(2, 3),
+        object,
+    ):
+        says = "" if isinstance(what, list | torch.Tensor) else "no training data"
+        yield refused(f"train({what!r:.30})", says, lambda what=what: call(what))
+    yield refused("train(another vocabulary)", "97", lambda: call([[1, 97]]))
+    for settings in (None, 5, "paper", {"features": 4}):
+        yield refused(f"train(settings={settings!r})", f"{settings!r}", lambda s=settings: call(data, s))
+    for every in (0, 1.5, None, "a", True):
+        yield refused(f"checkpoint_every={every!r}", f"{every!r}", lambda e=every: call(checkpoint_every=e))
+    for place in ("", 5, b"x", "a\0b", object()):
+        yield refused(f"train(folder={place!r:.20})", f"{place!r:.20}", lambda p=place: call(folder=p))
+    for wrong in (None, clt, "gpt2"):
+        yield refused(f"train({wrong!r:.20})", type(wrong).__name__, lambda w=wrong: tl.train(w, data, short))
+    for weights in (torch.ones(3), [1, 2], "x", torch.zeros(4), torch.tensor([1.0, -1, 0, 0])):
+        yield refused(f"train(weights={weights!r:.30})", "weights", lambda w=weights: call(weights=w))
+    for scored in (torch.ones(3), "x", [True]):
+        yield refused(f"train(scored={scored!r:.30})", "scored", lambda s=scored: call(scored=s))
+    values = {
+        "features": (2.5, None, "a", True, 0),
+        "steps": (1.5, "a", None, -1),
+        "k": (None, 0.5, True),
+        "span": (0, 1.5, "a", True),
+        "lr": ("a", None, True, 0, float("nan"), float("inf")),
+        "sparsity": ("a", None, -1, float("nan")),
+        "ramp": (0, 2, None, "x"),
+        "seed": (None, 1.5, -1, 2**40, True),
+        "activation": ("gelu", None, 5, []),
+        "charge": ("path", None, True),
+        "penalty": ("l2", None),
+        "tied": ("both", None),
+        "backend": ("gpu", None),
+        "skip": ("no", None, 1),
+        "cross_layer": ("no", None, 1),
+        "low_memory": ("no", None),
+        "read": (5, None),
+        "write": (5, None),
+        "context": (0, "a"),
+        "buffer_tokens": (0, 1.5),
+    }
+    for name, wrongs in values.items():
+        for value in wrongs:
+            yield refused(
+                f"TrainingSettings({name}={value!r})", f"{name}={value!r}",
+                lambda n=name, v=value: tl.TrainingSettings(**{"features": 4, n: v}),
+            )  # fmt: skip
+    yield works("TrainingSettings(int64)", lambda: tl.TrainingSettings(features=numpy.int64(3)))
+    for name in (None, 5, "papers", []):
+        yield refused(f"preset({name!r})", f"{name!r}", lambda n=name: tl.TrainingSettings.preset(n, features=3))
+    yield refused("preset without features", "features is missing", lambda: tl.TrainingSettings.preset("paper"))
+    yield works("train into a folder", lambda: call(folder=folder / "run"))
+
+
 DOORS = {
+    "training": training_doors,
     "faithfulness": faithfulness_doors,
     "fidelity": fidelity_doors,
     "generation": generation_doors,

@@ -126,7 +126,7 @@ class TrainingSettings:
         "batch-topk", "relu" (L1), "dunefsky" (Dunefsky et al. 2024: a per-layer ReLU transcoder with L1; their
         unit-norm decoders become the norm in the penalty, and λ is in normalised units).
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise SettingError(f"preset {name!r:.80} is none of {', '.join(map(repr, PRESETS))}.")
         return cls.of({**PRESETS[name], **settings})
 

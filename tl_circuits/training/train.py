@@ -57,6 +57,10 @@ def train(
     for data that is empty or another vocabulary's; `FitError` for NaN, with the layer and the prompts, and where the
     loss diverges; `FileError` where the folder holds another run, or the disk is full.
     """
+    if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
+        raise FitError(
+            f"A {type(model).__name__} is no model to train on: give a HookedTransformer or a TransformerBridge first."
+        )
     if not isinstance(settings, TrainingSettings):
         raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
     every = number("train", "checkpoint_every", checkpoint_every)
@@ -129,6 +133,9 @@ def _refuse_together(settings: TrainingSettings, place: Shards) -> None:
 
 def _data(prompts: Prompts, weights: Tensor | None, scored: Tensor | None) -> Data:
     n = len(prompts.tokens)
+    for name, given in (("weights", weights), ("scored", scored)):
+        if given is not None and not isinstance(given, Tensor):
+            raise SettingError(f"{name}={given!r:.60} is no tensor: wrap it in torch.tensor(...).")
     if weights is not None and (
         weights.shape != (n,) or not bool((weights >= 0).all() and weights.sum() > 0 and weights.sum().isfinite())
     ):
