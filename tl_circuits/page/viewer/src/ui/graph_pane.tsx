@@ -5,6 +5,7 @@ import { quadtree } from "d3-quadtree";
 import { select } from "d3-selection";
 import { zoom, zoomIdentity, type ZoomTransform } from "d3-zoom";
 import { useEffect, useRef } from "preact/hooks";
+import { FEATURE } from "../graph/graph.ts";
 import type { Store } from "../state/store.ts";
 import { layOut } from "../view/layout.ts";
 import { neighbour, type Direction } from "../view/walk.ts";
@@ -183,6 +184,7 @@ function painted(canvas: { current: HTMLCanvasElement | null }, now: () => Scene
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, scene.width, scene.height);
       paint(pen, scene);
+      if (paint === drawFront) performance.mark("tl-circuits-painted");
     });
   });
   return () => {
@@ -194,7 +196,8 @@ function painted(canvas: { current: HTMLCanvasElement | null }, now: () => Scene
 function walk(store: Store, layout: Scene["layout"], direction: Direction, view: { value: Scene["view"] }, size: { width: number; height: number }): void {
   const rows = store.rows.value.filter((row) => !Number.isNaN(layout.x[row]));
   const from = store.selected.value;
-  const start = [...rows].sort((a, b) => store.influence[b] - store.influence[a])[0] ?? null;
+  const isFeature = (row: number) => Number(store.graph.nodes.kind[row] === FEATURE);
+  const start = [...rows].sort((a, b) => isFeature(b) - isFeature(a) || store.influence[b] - store.influence[a])[0] ?? null;
   const next = from === null || Number.isNaN(layout.x[from]) ? start : neighbour(layout, rows, from, direction);
   if (next === null) return;
   store.select(next);

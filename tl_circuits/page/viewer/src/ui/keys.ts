@@ -31,7 +31,7 @@ function commanded(store: Store, key: string, shift: boolean): boolean {
 function pressed(store: Store, key: string): boolean {
   const row = store.selected.value;
   if (key in DIALOGS) store.dialog.value = DIALOGS[key];
-  else if (key === "/") document.getElementById("search")?.focus();
+  else if (key === "/") document.querySelector<HTMLInputElement>("#search")?.select();
   else if (key === "p" && row !== null) togglePin(store, row);
   else if (key === "m" && row !== null) toggleMark(store, row);
   else if (key === "g") groupMarked(store);

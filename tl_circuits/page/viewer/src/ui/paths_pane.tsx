@@ -53,7 +53,7 @@ function End({ title, end, anything }: { title: string; end: { value: number | n
   return (
     <div class="end">
       <span class="soft">{title}</span> <b>{end.value === null ? anything : called(store.graph, store.labels.value, end.value)}</b>
-      <Button quiet disabled={selected === null || selected === end.value} onClick={() => (end.value = selected)} label={`${title}: take the selected node`}>use selected</Button>
+      <Button quiet disabled={selected === null || selected === end.value} onClick={() => (end.value = selected)} label={`${title}: use selected`}>use selected</Button>
       {end.value !== null && <Button quiet onClick={() => (end.value = null)} label={`${title}: ${anything}`}>✕</Button>}
     </div>
   );

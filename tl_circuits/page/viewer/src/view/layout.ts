@@ -43,7 +43,8 @@ export function layOut(graph: Graph, rows: readonly number[], influence: Float64
     return Math.max(LOWEST, Math.ceil(most / across(most)) * STEP + 18);
   });
   grow(widths, wide, narrowest - 16);
-  grow(heights, high, 0);
+  // What is too wide is shown smaller, so that there is room for more height.
+  grow(heights, high * Math.max(1, widths.reduce((sum, value) => sum + value, 0) / wide), 0);
   const x = new Float64Array(graph.nodes.count).fill(NaN);
   const y = new Float64Array(graph.nodes.count).fill(NaN);
   const columns = stack(widths).map((start, at) => ({ pos: positions[at], x: start, width: widths[at] }));

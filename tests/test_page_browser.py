@@ -1,0 +1,582 @@
+"""The page in a real browser, offline: nothing asked, nothing complained of, and everything by keyboard."""
+
+import ast
+import csv
+import json
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tl_circuits as tlc
+from tests.browser import AXE, CHROMIUM, NO_AXE, NO_BROWSER, VIEWER, Browser, Watched, browser
+from tests.graphs import HOSTILE, hostile_graph, random_graph
+from tl_circuits.graph import AttributionGraph
+from tl_circuits.nodes import Kind
+from tl_circuits.page import Card, load_labels
+from tl_circuits.page.document import ASSETS, document
+from tl_circuits.page.frame import Frame
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
+pytestmark = pytest.mark.slow
+
+TEXAS = ["L0/398@9", "L1/386@9", "L0/321@9", "L1/98@9", "L2/623@9", "L1/410@9", "L1/737@9", "L2/524@9"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def dallas() -> AttributionGraph:
+    from tl_circuits.zoo.firing import labelled
+
+    model, clt = tlc.demo()
+    return labelled(tlc.trace(model, clt, "the capital of the state containing Dallas is"), model, clt)
+
+
+@pytest.fixture(scope="module")
+def page(dallas: AttributionGraph, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    card = Card([(" Austin", 1.5)], [(" Salem", -0.5)], [(["the", " Dal", "las"], [0.0, 1.0, 2.5])])
+    return tlc.save_page(dallas, tmp_path_factory.mktemp("page") / "dallas.html", cards={(2, 623): card})
+
+
+def button(tab: Any, name: str) -> Any:
+    return tab.get_by_role("button", name=name, exact=True)
+
+
+def find(tab: Any, word: str) -> None:
+    tab.keyboard.press("/")
+    tab.keyboard.type(word)
+    tab.get_by_role("listbox").wait_for()
+
+
+def until(tab: Any, holds: str) -> None:
+    # The page's policy forbids what Playwright's own waiting does.
+    for _ in range(200):
+        if tab.evaluate(holds):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError(f"{holds} did not come true")
+
+
+def downloaded(tab: Any, name: str) -> Path:
+    with tab.expect_download() as download:
+        button(tab, name).click()
+    return Path(download.value.path())
+
+
+# The tutorial
+
+
+@needs_browser
+def test_the_tutorial_s_click_path_names_the_texas_step(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.get_by_label("Search labels, tokens and node names").click()
+        tab.keyboard.type("Texas")
+        tab.get_by_text("18 nodes found, 8 on display").wait_for()
+        button(tab, "Group as supernode").click()
+        name = tab.get_by_label("Name of the supernode")
+        assert name.evaluate("element => element === document.activeElement")
+        tab.keyboard.type("Texas")
+        tab.keyboard.press("Enter")
+        tab.get_by_role("button", name="Supernode Texas of 8 nodes").wait_for()
+        assert watched.work()["supernodes"] == [{"label": "Texas", "members": TEXAS}]
+
+
+# What is shown
+
+
+@needs_browser
+def test_the_page_asks_nothing_and_complains_of_nothing(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        for name in ("Filters", "Export", "About", "Help", "Link to this view"):
+            button(tab, name).click()
+            tab.get_by_role("dialog").wait_for()
+            tab.keyboard.press("Escape")
+            until(tab, "!document.querySelector('dialog[open]')")
+        button(tab, "Table").click()
+        button(tab, "Table").click()
+        tab.get_by_role("tab", name="Paths").click()
+        button(tab, "Pin the five strongest paths").click()
+        assert tab.locator("#subgraph .box").count() > 3
+        assert watched.requests == [page.as_uri()]
+
+
+@needs_browser
+def test_sliders_prune_and_score_as_python_does(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        for name, value in (("Nodes", "0.5"), ("Edges", "0.9")):
+            tab.get_by_label(f"{name}: share of influence kept").fill(value)
+        small = dallas.prune(0.5, 0.9)
+        for name in ("replacement", "completeness"):
+            shown = tab.locator(f"[data-score={name}]")
+            assert float(shown.get_attribute("data-value")) == pytest.approx(getattr(small.scores(), name), abs=1e-6)
+        assert tab.get_by_text(f"{len(small.edges)} edges").count() == 1
+        assert tab.get_by_text(f"{small.nodes.count(Kind.FEATURE)} features", exact=True).count() == 1
+
+
+@needs_browser
+def test_a_node_shows_its_figures_and_what_feeds_it(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        find(tab, "L2/623")
+        tab.keyboard.press("Enter")
+        node = tab.locator("section.node")
+        node.get_by_text("L2/623@9 at").wait_for()
+        text = node.inner_text()
+        view = dallas.node("L2/623@9")
+        assert f"{view.activation:.2f}" in text
+        assert f"{view.influence * 100:.1f}%" in text
+        assert "Austin" in text
+        assert "+1.50" in text
+        assert "Dal" in text
+        strongest, weight = dallas.prune().node("L2/623@9").inputs(1)[0]
+        assert f"+{weight:.2f}" in node.locator(".link").first.inner_text()
+        assert str(strongest.id) in node.locator(".link").first.inner_text()
+
+
+@needs_browser
+def test_filters_hide_and_scores_stay(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        kinds = "[...tlCircuitsPage.store.rows.value].map(row => tlCircuitsPage.store.graph.nodes.kind[row])"
+        score = tab.locator("[data-score=replacement]").inner_text()
+        assert 1 in tab.evaluate(kinds)
+        tab.keyboard.press("f")
+        tab.get_by_label("errors", exact=True).uncheck()
+        assert 1 not in tab.evaluate(kinds)
+        tab.get_by_label("negative").check()
+        assert tab.evaluate("tlCircuitsPage.store.links.value.every(link => link.weight < 0)")
+        tab.locator("select").first.select_option("2")
+        layers = "tlCircuitsPage.store.rows.value.map(row => tlCircuitsPage.store.graph.names[row])"
+        assert {name.split("/")[0] for name in tab.evaluate(layers) if name.startswith("L")} == {"L2"}
+        tab.keyboard.press("Escape")
+        tab.get_by_role("button", name="capital").first.click()
+        assert {name.split("@")[1] for name in tab.evaluate(layers)} == {"2", "9"}
+        assert tab.locator("[data-score=replacement]").inner_text() == score
+
+
+@needs_browser
+def test_paths_run_between_the_ends_that_are_chosen(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        find(tab, "las")
+        tab.keyboard.press("Enter")
+        tab.get_by_role("tab", name="Paths").click()
+        tab.get_by_label("From: use selected").click()
+        paths = dallas.prune().paths(source=dallas.prune().node("token@8").row)
+        shown = tab.locator(".pathlist li").all_inner_texts()
+        selected = tab.evaluate("tlCircuitsPage.store.graph.names[tlCircuitsPage.store.selected.value]")
+        assert selected == "token@8"
+        assert len(shown) == len(paths)
+        assert f"{paths[0].share * 100:.1f}%" in shown[0]
+        tab.get_by_label("Pin path 1").click()
+        assert set(watched.work()["pins"]) == {str(view.id) for view in paths[0].nodes}
+
+
+@needs_browser
+def test_what_is_wrong_with_a_graph_is_said(chromium: Browser, tmp_path: Path) -> None:
+    graph = random_graph(4, n_layers=3, n_features=8)
+    text = document(graph)
+    start = text.index('id="graph-data">') + len('id="graph-data">')
+    stop = text.index("</script>", start)
+    path = tmp_path / "bad.html"
+    path.write_text(text[:start] + text[start : start + 400] + text[stop:], encoding="utf-8")
+    with chromium.tab() as watched:
+        watched.tab.goto(path.as_uri())
+        alert = watched.tab.get_by_role("alert")
+        assert "cannot be unpacked" in alert.inner_text()
+        assert watched.tab.get_by_text("tlc.save_page").count() == 1
+
+
+# State
+
+
+@needs_browser
+def test_a_link_shows_what_its_sender_saw(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        find(tab, "Texas")
+        button(tab, "Group as supernode").click()
+        tab.keyboard.type("Lone ☆ star")
+        tab.keyboard.press("Enter")
+        tab.get_by_label("Nodes: share of influence kept").fill("0.6")
+        tab.keyboard.press("l")
+        link = tab.get_by_label("Link", exact=True)
+        until(tab, "document.querySelector('dialog input[readonly]').value.includes('#v1=')")
+        address, work = link.input_value(), watched.work()
+    assert work["supernodes"][0]["label"] == "Lone ☆ star"
+    with chromium.tab() as watched:
+        watched.open(page, "#" + address.split("#")[1])
+        assert watched.work() == work
+
+
+@needs_browser
+def test_the_address_follows_what_is_done(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        button(tab, "Pin the five strongest paths").click()
+        until(tab, "location.hash.startsWith('#v1=')")
+        work = watched.work()
+        tab.reload()
+        tab.wait_for_selector("#search")
+        assert watched.work() == work
+
+
+@needs_browser
+def test_undo_and_redo_by_keys(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        assert button(tab, "Undo").is_disabled()
+        find(tab, "Texas")
+        button(tab, "Pin 8 features").click()
+        tab.keyboard.press("Escape")
+        tab.locator("canvas.front").focus()
+        tab.keyboard.press("Control+z")
+        assert watched.work()["pins"] == []
+        tab.keyboard.press("Control+Shift+Z")
+        assert sorted(watched.work()["pins"]) == sorted(TEXAS)
+        tab.keyboard.press("Control+z")
+        button(tab, "Redo").click()
+        assert len(watched.work()["pins"]) == 8
+
+
+@needs_browser
+def test_labels_are_edited_and_found(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        find(tab, "L2/623")
+        tab.keyboard.press("Enter")
+        tab.locator("canvas.front").focus()
+        tab.keyboard.press("r")
+        tab.get_by_label("Label of feature L2/623").fill("the Lone Star State")
+        tab.keyboard.press("Enter")
+        assert watched.work()["labels"] == {"2/623": "the Lone Star State"}
+        find(tab, "lone star")
+        tab.get_by_text("1 node found").wait_for()
+
+
+# Keys
+
+
+FOCUSABLE = """() => [...document.querySelectorAll("button, input, select, a[href], [tabindex]")]
+  .filter((element) => element.tabIndex >= 0 && !element.disabled && element.checkVisibility())
+  .map((element, at) => { element.dataset.test = at; return at; })"""
+
+
+@needs_browser
+@pytest.mark.parametrize("keys", ["", "t", "e", "f", "?", "i"])
+def test_tab_reaches_every_control(chromium: Browser, page: Path, keys: str) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        button(tab, "Pin the five strongest paths").click()
+        tab.evaluate("document.activeElement.blur()")
+        if keys:
+            tab.keyboard.press(keys)
+            tab.wait_for_timeout(100)
+        wanted = set(tab.evaluate(FOCUSABLE))
+        if keys in "efi?" and keys:
+            # A dialog holds the focus: what lies behind it is not reached.
+            wanted = set(
+                tab.evaluate("[...document.querySelectorAll('dialog[open] [data-test]')].map(e => +e.dataset.test)")
+            )
+        reached = set()
+        for _ in range(2 * len(wanted) + 8):
+            at = tab.evaluate("document.activeElement.dataset.test ?? null")
+            reached |= {int(at)} if at is not None else set()
+            tab.keyboard.press("Tab")
+        radios = tab.evaluate(
+            "[...document.querySelectorAll('input[type=radio]:not(:checked)')].map(e => +e.dataset.test)"
+        )
+        missed = wanted - reached - set(radios)
+        html = [tab.evaluate(f"document.querySelector('[data-test=\"{at}\"]').outerHTML")[:120] for at in missed]
+        assert not missed, html
+        assert wanted
+
+
+@needs_browser
+def test_arrows_walk_the_graph_and_keys_act_on_it(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.locator("canvas.front").focus()
+        selected = "(s => s.selected.value === null ? null : s.graph.names[s.selected.value])(tlCircuitsPage.store)"
+        tab.keyboard.press("ArrowUp")
+        assert tab.evaluate(selected) == "L0/496@9"
+        seen = []
+        for key in ("ArrowUp", "ArrowUp", "ArrowUp", "ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"):
+            tab.keyboard.press(key)
+            seen.append(tab.evaluate(selected))
+        assert seen[2] == seen[3] == "target 138@9"
+        assert seen[0].startswith("L1/")
+        assert seen[4].startswith("L2/")
+        assert seen[5] != seen[4] == seen[6]
+        tab.keyboard.press("p")
+        assert watched.work()["pins"] == [seen[6]]
+        tab.keyboard.press("m")
+        tab.keyboard.press("ArrowDown")
+        tab.keyboard.press("m")
+        tab.keyboard.press("g")
+        tab.keyboard.type("pair")
+        tab.keyboard.press("Enter")
+        (group,) = watched.work()["supernodes"]
+        assert (group["label"], len(group["members"])) == ("pair", 2)
+        tab.get_by_role("button", name="Supernode pair").focus()
+        tab.keyboard.press("F2")
+        tab.keyboard.type("two")
+        tab.keyboard.press("Enter")
+        tab.get_by_role("button", name="Supernode two").focus()
+        tab.keyboard.press("Delete")
+        assert watched.work()["supernodes"] == []
+        assert "selected" not in tab.locator("[role=status].said").inner_text()
+
+
+@needs_browser
+def test_the_table_is_the_graph_for_keys(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.keyboard.press("t")
+        rows = tab.locator("tr[data-at]")
+        small = dallas.prune()
+        top = max(small.nodes.features(), key=lambda feature: dallas.node(feature).influence)
+        tokens = max(range(10), key=lambda pos: dallas.node(f"token@{pos}").influence)
+        best = max([str(top), f"token@{tokens}"], key=lambda name: dallas.node(name).influence)
+        assert best in rows.first.inner_text()
+        tab.get_by_role("button", name="layer", exact=True).click()
+        assert tab.locator("th[aria-sort=ascending]").inner_text().startswith("layer")
+        rows.first.focus()
+        for key in ("ArrowDown", "ArrowDown", "End", "Home", "ArrowDown", "Enter", "p"):
+            tab.keyboard.press(key)
+            tab.wait_for_timeout(50)
+        name = tab.evaluate("tlCircuitsPage.store.graph.names[tlCircuitsPage.store.selected.value]")
+        assert watched.work()["pins"] == [name]
+        assert tab.locator("tr[aria-selected=true]").inner_text().startswith("●")
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.skipif(not AXE.exists(), reason=NO_AXE)
+def test_axe_finds_nothing_serious(chromium: Browser, page: Path, scheme: str) -> None:
+    # The policy of the page lets no other script in; axe is let past it here alone.
+    with chromium.tab(color_scheme=scheme, bypass_csp=True) as watched:
+        tab = watched.open(page)
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        found = serious(watched)
+        find(tab, "Texas")
+        found += serious(watched)
+        button(tab, "Group as supernode").click()
+        tab.keyboard.press("Enter")
+        find(tab, "L2/623")
+        tab.keyboard.press("Enter")
+        found += serious(watched)
+        tab.locator("canvas.front").focus()
+        for key in "tfei?l":
+            tab.keyboard.press(key)
+            tab.wait_for_timeout(150)
+            found += serious(watched)
+            if key != "t":
+                tab.keyboard.press("Escape")
+                tab.wait_for_timeout(50)
+        tab.set_viewport_size({"width": 390, "height": 844})
+        for name in ("Graph", "Node", "Subgraph", "Paths"):
+            tab.get_by_role("navigation").get_by_role("button", name=name, exact=True).click()
+            found += serious(watched)
+        assert not found, "\n".join(found)
+
+
+def serious(watched: Watched) -> list[str]:
+    # Messages fade: their contrast is judged when they are there.
+    watched.tab.add_style_tag(content="*, *::before { animation: none !important; transition: none !important }")
+    violations = watched.tab.evaluate("axe.run().then((result) => result.violations)")
+    return [
+        f"{violation['id']}: {violation['help']}: {[node['html'][:140] for node in violation['nodes'][:3]]}"
+        for violation in violations
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+# Hostile words
+
+
+@needs_browser
+def test_hostile_words_are_words(chromium: Browser, tmp_path: Path) -> None:
+    graph = hostile_graph()
+    cards = {
+        (feature.layer, feature.index): Card([(HOSTILE[0], 1.0)], [(HOSTILE[1], -1.0)], [([HOSTILE[1]], [1.0])])
+        for feature in graph.nodes.features()
+    }
+    names = [str(feature) for feature in graph.nodes.features()]
+    groups = {word: [name] for word, name in zip(HOSTILE[:5], names, strict=False)}
+    path = tlc.save_page(
+        graph, tmp_path / "hostile.html", cards=cards, supernodes=groups, title=HOSTILE[1] + HOSTILE[0]
+    )
+    with chromium.tab() as watched:
+        tab = watched.open(path)
+        for row in range(len(graph.nodes)):
+            tab.evaluate(f"tlCircuitsPage.store.select({row}); tlCircuitsPage.store.hovered.value = {row}")
+        tab.evaluate("tlCircuitsPage.store.select(0)")
+        find(tab, "<img")
+        for key in ("Escape", "t", "i"):
+            tab.keyboard.press(key)
+        tab.evaluate("tlCircuitsPage.store.dialog.value = 'provenance'")
+        assert HOSTILE[0] in tab.locator("dialog[open]").inner_text()
+        assert tab.evaluate("document.querySelectorAll('img, b img').length") == 0
+        assert tab.evaluate("document.scripts.length") == 1
+        drawn = tab.evaluate("[tlCircuitsPage.subgraphSvgText(), document.title]")
+        ElementTree.fromstring(drawn[0])
+        assert HOSTILE[1] in drawn[1]
+
+
+@needs_browser
+def test_the_policy_stops_what_would_run(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.evaluate(
+            """const image = '<img src="https://example.com/x.png" onerror="window.ran = 1">';
+            document.body.insertAdjacentHTML("beforeend", image);
+            const script = document.createElement("script"); script.textContent = "window.ran = 2";
+            document.body.append(script); fetch("https://example.com").catch(() => 0);"""
+        )
+        tab.wait_for_timeout(200)
+        assert tab.evaluate("window.ran ?? null") is None
+        blocked = [complaint for complaint in watched.complaints if "Content Security Policy" in complaint]
+        assert len(blocked) >= 3
+        watched.complaints.clear()
+        watched.requests.clear()
+
+
+@needs_browser
+def test_a_sandboxed_frame_works(chromium: Browser, dallas: AttributionGraph, tmp_path: Path) -> None:
+    outer = tmp_path / "notebook.html"
+    outer.write_text(f"<!doctype html><title>x</title>{Frame(document(dallas), 800)._repr_html_()}", encoding="utf-8")
+    with chromium.tab() as watched:
+        watched.tab.goto(outer.as_uri())
+        frame = watched.tab.frame_locator("iframe")
+        frame.get_by_label("Search labels, tokens and node names").fill("Texas")
+        frame.get_by_role("button", name="Group as supernode").click()
+        watched.tab.keyboard.press("Enter")
+        frame.get_by_role("button", name="Supernode Texas of 8 nodes").wait_for()
+        watched.tab.wait_for_timeout(500)
+        reach = "(() => { try { return parent.document.title } catch (error) { return error.name } })()"
+        assert watched.tab.frames[1].evaluate(reach) == "SecurityError"
+
+
+# Small screens, print
+
+
+@needs_browser
+def test_a_telephone_shows_one_pane_at_a_time(chromium: Browser, page: Path) -> None:
+    with chromium.tab(390, 844, has_touch=True, is_mobile=True) as watched:
+        tab = watched.open(page)
+        switch = tab.get_by_role("navigation")
+        for name, inside in (
+            ("Node", ".node"),
+            ("Paths", ".paths"),
+            ("Subgraph", ".subgraph"),
+            ("Graph", "canvas.front"),
+        ):
+            switch.get_by_role("button", name=name, exact=True).tap()
+            tab.locator(inside).first.wait_for(state="visible")
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+            assert tab.locator(".pane:visible").count() == 1
+        spot = tab.evaluate(
+            """(() => { const {x, y} = document.querySelector("canvas.front").getBoundingClientRect();
+            const {layout, view} = tlCircuitsPage.exposed.scene();
+            const row = tlCircuitsPage.store.graph.rowOf.get("token@2");
+            return [x + layout.x[row] * view.k + view.x, y + layout.y[row] * view.k + view.y] })()"""
+        )
+        tab.touchscreen.tap(*spot)
+        assert tab.evaluate("tlCircuitsPage.store.graph.names[tlCircuitsPage.store.selected.value]") == "token@2"
+        hold = {"bubbles": True, "pointerType": "touch", "clientX": spot[0], "clientY": spot[1]}
+        tab.locator("canvas.front").dispatch_event("pointerdown", hold)
+        tab.wait_for_timeout(700)
+        assert watched.work()["pins"] == ["token@2"]
+
+
+@needs_browser
+def test_colours_follow_the_system_and_the_button(chromium: Browser, page: Path) -> None:
+    with chromium.tab(color_scheme="dark") as watched:
+        tab = watched.open(page)
+        ground = "getComputedStyle(document.body).backgroundColor"
+        dark = tab.evaluate(ground)
+        tab.keyboard.press("d")
+        light = tab.evaluate(ground)
+        assert dark != light
+        tab.keyboard.press("d")
+        assert tab.evaluate(ground) == dark
+        tab.emulate_media(media="print")
+        assert not tab.get_by_label("Search labels, tokens and node names").is_visible()
+        assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+# Files
+
+
+@needs_browser
+def test_files_are_what_they_say(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+    with chromium.tab(accept_downloads=True) as watched:
+        tab = watched.open(page)
+        find(tab, "Texas")
+        button(tab, "Group as supernode").click()
+        tab.keyboard.press("Enter")
+        tab.locator("canvas.front").focus()
+        tab.keyboard.press("e")
+        for name in ("Graph as SVG", "Subgraph as SVG"):
+            root = ElementTree.parse(downloaded(tab, name)).getroot()
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert "Texas" in "".join(root.itertext())
+        assert downloaded(tab, "Graph as PNG").read_bytes().startswith(b"\x89PNG")
+        written = downloaded(tab, "JSON")
+        assert tlc.load_supernodes(written) == {"Texas": tuple(map(tlc.Feature.parse, TEXAS))}
+        assert len(json.loads(written.read_text())["links"]) == len(json.loads(dallas.prune().to_json())["links"])
+        nodes = list(csv.DictReader(downloaded(tab, "Nodes as CSV").read_text(encoding="utf-8").splitlines()))
+        assert {row["node"] for row in nodes} >= set(TEXAS)
+        edges = list(csv.DictReader(downloaded(tab, "Edges as CSV").read_text(encoding="utf-8").splitlines()))
+        (edge,) = (row for row in edges if (row["source"], row["target"]) == ("L2/64@9", "target 138@9"))
+        assert float(edge["weight"]) == pytest.approx(
+            dict(dallas.node("target 138@9").inputs(1))[dallas.node("L2/64@9")]
+        )
+        assert ast.parse(downloaded(tab, "Python").read_text())
+        assert load_labels(downloaded(tab, "Labels")) == dict(dallas.labels)
+
+
+@needs_browser
+def test_labels_are_read_from_a_file(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    start = {"format": "tl_circuits.labels", "version": "1"}
+    good.write_text(json.dumps({**start, "labels": [[2, 623, "lone star"]]}))
+    bad.write_text(json.dumps({**start, "labels": [[2, 623]] * 9}))
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.keyboard.press("e")
+        for path in (bad, good):
+            with tab.expect_file_chooser() as chooser:
+                button(tab, "Read labels").click()
+            chooser.value.set_files(path)
+            if path is bad:
+                tab.get_by_role("alert").wait_for()
+                assert tab.get_by_role("alert").locator("li").count() == 5
+        until(tab, "tlCircuitsPage.store.work.value.labels['2/623'] === 'lone star'")
+        assert tab.get_by_role("alert").count() == 0
+
+
+# The bundle
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not on this machine, so the viewer cannot be built")
+@pytest.mark.skipif(not AXE.exists(), reason=f"its packages are not installed: run `npm ci` in {VIEWER}")
+def test_the_bundle_is_what_its_sources_build(tmp_path: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path)}
+    subprocess.run(["npm", "run", "make"], cwd=VIEWER, env=environment, check=True, capture_output=True, timeout=300)
+    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert built == {path.name: path.read_bytes() for path in ASSETS.iterdir()}
