@@ -504,7 +504,43 @@ def training_doors(folder: Path) -> Iterator[Try]:
     yield works("train into a folder", lambda: call(folder=folder / "run"))
 
 
+def page_doors(folder: Path) -> Iterator[Try]:
+    from tl_circuits.page import Card
+
+    card: Any = Card
+    place = folder / "x.html"
+    for what in (None, "dallas.graph", 5):
+        yield refused(f"save_page({what!r})", f"{what!r}", lambda what=what: tl.save_page(what, place))
+    values = {
+        "title": (3, b"x", []),
+        "cards": ([1], {(0, 5): "text"}, {"0/5": card()}, {(0, 5): None}),
+        "pinned": ("L0/1@0", 5, tlc.Feature(0, 1, 2), [None], [1.5]),
+        "supernodes": (["a"], {3: []}, {"a": "L0/1@0"}, {"a": 5}, {"a": [None]}),
+        "nodes": ("0.5", 0, -1, 1.5, True, float("nan")),
+        "edges": ("0.5", [], 2),
+        "max_edges": (0, "many", 1.5, None),
+    }
+    for name, wrongs in values.items():
+        for value in wrongs:
+            says = "None" if value in ([None], {"a": [None]}) else "1.5" if value == [1.5] else ""
+            yield refused(
+                f"save_page({name}={value!r:.40})", says or (name if name != "pinned" else ""),
+                lambda n=name, v=value: tl.save_page(random_graph(1), place, **{n: v}),
+            )  # fmt: skip
+    for what in (0, "tall", None):
+        yield refused(
+            f"show(height={what!r})", f"height={what!r}", lambda what=what: tl.show(random_graph(1), height=what)
+        )
+    for what in (None, 5, ""):
+        yield refused(f"save_page(path={what!r})", f"{what!r}", lambda what=what: tl.save_page(random_graph(1), what))
+        yield refused(f"load_labels({what!r})", f"{what!r}", lambda what=what: tl.load_labels(what))
+    for name, value in (("top_logits", 5), ("top_logits", "abc"), ("bottom_logits", [("a",)]), ("examples", [(5, 5)]),
+                        ("examples", None), ("top_logits", [("a", "b")]), ("examples", [(["a"], ["x"])])):  # fmt: skip
+        yield refused(f"Card({name}={value!r})", name, lambda n=name, v=value: card(**{n: v}))
+
+
 DOORS = {
+    "page": page_doors,
     "training": training_doors,
     "faithfulness": faithfulness_doors,
     "fidelity": fidelity_doors,

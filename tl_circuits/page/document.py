@@ -134,7 +134,15 @@ def _nodes(name: str, given: object) -> Sequence[Any]:
 
 def _file(graph: AttributionGraph) -> bytes:
     with TemporaryDirectory(prefix="tl_circuits_page") as folder:
-        return graph.save(Path(folder, "graph")).read_bytes()
+        return _steady(graph.save(Path(folder, "graph")).read_bytes())
+
+
+def _steady(file: bytes) -> bytes:
+    # safetensors writes its header in an order of the moment; the same graph is to make the same page.
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
 def _html(title: str, graph: bytes, beside: Mapping[str, Any]) -> str:

@@ -1,0 +1,278 @@
+"""Pages as files: what is in them, what is refused, and the command that writes them."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+import sys
+import webbrowser
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import tl_circuits as tlc
+from tests.graphs import HOSTILE, chain, hostile_graph, random_graph
+from tests.test_command_line import run
+from tl_circuits.page import Card
+from tl_circuits.page.document import ASSETS, document, viewer
+from tl_circuits.page.frame import Frame
+
+BUDGET = 120 * 1024
+"""What the viewer may weigh, compressed."""
+
+
+class Elements(HTMLParser):
+    """The elements of a document and the text in each."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = (tag, attributes, text + data)
+
+    def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, text) for name, attributes, text in self.found if name == tag]
+
+
+def unpacked(page: str, name: str) -> bytes:
+    (text,) = (text for attributes, text in Elements(page).all("script") if attributes.get("id") == name)
+    return gzip.decompress(base64.b64decode(text))
+
+
+def work(page: str) -> dict[str, Any]:
+    return json.loads(unpacked(page, "page-data"))["work"]
+
+
+# What a page holds
+
+
+def test_the_graph_s_own_file_is_in_the_page(tmp_path: Path) -> None:
+    graph = random_graph(3, n_features=9)
+    page = tlc.save_page(graph, tmp_path / "graph.html").read_text(encoding="utf-8")
+    inside = tmp_path / "inside.graph"
+    inside.write_bytes(unpacked(page, "graph-data"))
+    found = tlc.load_graph(inside)
+    assert torch.equal(found.adjacency(), graph.adjacency())
+    assert found.labels == graph.labels
+    assert found.provenance == graph.provenance
+    assert found.scores() == graph.scores()
+
+
+def test_the_same_graph_makes_the_same_page() -> None:
+    assert document(random_graph(3)) == document(random_graph(3))
+
+
+def test_nothing_in_a_page_points_elsewhere() -> None:
+    elements = Elements(document(hostile_graph(), title=HOSTILE[0])).found
+    for tag, attributes, _ in elements:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base", "form")
+        assert not attributes.keys() & {"src", "href", "srcset", "action", "style"}
+        assert not [name for name in attributes if name.startswith("on")]
+
+
+def test_only_the_viewer_may_run() -> None:
+    elements = Elements(document(hostile_graph()))
+    (policy,) = (
+        attributes["content"] or ""
+        for attributes, _ in elements.all("meta")
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for content, kind in zip(viewer(), ("script-src", "style-src"), strict=True):
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert [text.strip() for attributes, text in elements.all("script") if not attributes] == [viewer()[0]]
+    assert [text.strip() for _, text in elements.all("style")] == [viewer()[1]]
+
+
+def test_hostile_words_are_not_in_the_markup() -> None:
+    graph = hostile_graph()
+    card = Card([(HOSTILE[0], 1.0)], (), [([HOSTILE[1]], [0.5])])
+    cards = {(feature.layer, feature.index): card for feature in graph.nodes.features()}
+    page = document(graph, title="</title><script>alert(1)</script>\u2028\ud800", cards=cards)
+    outside = page.replace(viewer()[0], "").replace(viewer()[1], "")
+    assert "alert(1)" in outside
+    assert len(re.findall("<script", outside)) == 3
+    assert "onerror" not in outside
+    (title,) = (text.strip() for _, text in Elements(page).all("title"))
+    assert title == "</title><script>alert(1)</script>\u2028?"
+
+
+def test_the_viewer_keeps_within_its_budget() -> None:
+    size = sum(len(gzip.compress(content.encode(), mtime=0)) for content in viewer())
+    assert size <= BUDGET, f"{size / 1024:.1f} KiB"
+
+
+def test_the_viewer_brings_the_licences_of_what_it_is_made_of() -> None:
+    text = (ASSETS / "LICENSES.txt").read_text(encoding="utf-8")
+    for name in ("preact", "@preact/signals", "d3-zoom", "d3-quadtree", "d3-selection"):
+        assert re.search(rf"^{name} \d+\.\d+\.\d+ \((MIT|ISC)\)$", text, re.MULTILINE), name
+
+
+def test_the_lock_file_names_no_place_but_the_public_registry() -> None:
+    lock = json.loads((ASSETS.parent / "viewer" / "package-lock.json").read_text(encoding="utf-8"))
+    for name, package in lock["packages"].items():
+        assert not package.get("link"), name
+        assert package.get("resolved", "https://registry.npmjs.org/").startswith("https://registry.npmjs.org/"), name
+        assert not name or package["integrity"].startswith("sha512-"), name
+
+
+def test_a_page_starts_with_what_is_asked_for() -> None:
+    graph = random_graph(3, n_features=9)
+    first, second, third = map(str, graph.nodes.features()[:3])
+    asked = {"pinned": [first, "token@-1"], "supernodes": {"pair": [second, 2]}, "nodes": 0.5, "edges": 1.0}
+    found = work(document(graph, **asked))
+    assert found["pins"] == [first, "token@2", second, third]
+    assert found["supernodes"] == [{"label": "pair", "members": [second, third]}]
+    assert (found["nodes"], found["edges"]) == (0.5, 1.0)
+    assert work(document(graph)) == {"pins": [], "supernodes": []}
+
+
+def test_cards_of_other_graphs_stay_out() -> None:
+    graph = chain()
+    card = Card([(" Austin", 2.0)], [(" Salem", -1.5)], [(["a", "b"], [0.0, 1.23456])])
+    cards = json.loads(unpacked(document(graph, cards={(0, 5): card, (7, 7): card}), "page-data"))["cards"]
+    assert cards == {
+        "0/5": {
+            "top_logits": [[" Austin", 2.0]],
+            "bottom_logits": [[" Salem", -1.5]],
+            "examples": [{"tokens": ["a", "b"], "activations": [0.0, 1.2346]}],
+        }
+    }
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"nodes": 0.0}, r"nodes=0.0 is no share of influence: give 0 < nodes <= 1"),
+        ({"edges": 1.5}, r"edges=1.5 is no share of influence"),
+        ({"pinned": "L0/5@0"}, r"pinned='L0/5@0': give a list of nodes"),
+        ({"supernodes": {"a": "L0/5@0"}}, r"supernodes\['a'\]='L0/5@0': give a list"),
+        ({"max_edges": 0}, r"save_page\(max_edges=0\): ask for at least 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(tlc.SettingError, match=says):
+        document(chain(), **asked)
+
+
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        ({"top_logits": [("a", float("nan"))]}, r"top_logits holds \('a', nan\): give \(token, effect\)"),
+        ({"examples": [(["a"], [1.0, 2.0])]}, r"examples holds .* of equal length"),
+    ],
+)
+def test_a_card_that_cannot_be_is_refused(card: dict[str, Any], says: str) -> None:
+    with pytest.raises(tlc.SettingError, match=says):
+        Card(**card)
+
+
+def test_a_graph_too_large_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    graph = chain()
+    with pytest.raises(
+        tlc.GraphError, match=rf"has {len(graph.edges)} edges, a page takes 3.*graph.prune\(0.95, 0.99\)"
+    ):
+        tlc.save_page(graph, tmp_path / "x.html", max_edges=3)
+
+
+def test_nodes_that_the_graph_lacks_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(tlc.GraphError, match="L0/99@0"):
+        tlc.save_page(chain(), tmp_path / "x.html", pinned=["L0/99@0"])
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(tlc.FileError, match=r"cannot be written.*Give a file name"):
+        tlc.save_page(chain(), tmp_path / "no" / "x.html")
+
+
+# Showing it
+
+
+def test_a_notebook_s_frame_is_sandboxed_and_holds_the_page() -> None:
+    page = document(hostile_graph())
+    text = Frame(page, 500)._repr_html_()
+    ((attributes, _),) = Elements(text).all("iframe")
+    assert attributes["sandbox"] == "allow-scripts allow-downloads allow-popups allow-modals"
+    assert attributes["srcdoc"] == page
+    assert "height:500px" in (attributes["style"] or "")
+    assert html.escape(page) in text
+
+
+def test_show_displays_a_frame_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    ipython = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=shown.append))
+    tlc.show(chain(), height=444, title="small")
+    (frame,) = shown
+    assert "height:444px" in frame._repr_html_()
+    with pytest.raises(tlc.SettingError, match=r"show\(height=0\)"):
+        tlc.show(chain(), height=0)
+
+
+def test_show_opens_a_browser_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    tlc.show(chain())
+    (address,) = opened
+    assert Path(address.removeprefix("file://")).read_text(encoding="utf-8") == document(chain())
+
+
+# The command
+
+
+def test_the_command_writes_a_page_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    file = random_graph(3).save(tmp_path / "some.graph")
+    result = run("page", str(file), "--open")
+    assert result.exit_code == 0, result.output
+    assert "some.html" in result.stdout.replace("\n", "")
+    assert opened == [(tmp_path / "some.html").resolve().as_uri()]
+    assert (tmp_path / "some.html").read_text(encoding="utf-8") == document(random_graph(3))
+
+
+def test_the_command_takes_labels_and_sliders(tmp_path: Path) -> None:
+    file, labels, out = chain().save(tmp_path / "some.graph"), tmp_path / "labels.json", tmp_path / "page.html"
+    labels.write_text(json.dumps({"format": "tl_circuits.labels", "version": "1", "labels": [[0, 5, "Texas"]]}))
+    result = run("page", str(file), "-o", str(out), "--labels", str(labels), "--nodes", "0.5", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"page": str(out), "bytes": out.stat().st_size, "nodes": 11, "edges": 6}
+    text = out.read_text(encoding="utf-8")
+    assert work(text)["nodes"] == 0.5
+    (tmp_path / "inside.graph").write_bytes(unpacked(text, "graph-data"))
+    assert tlc.load_graph(tmp_path / "inside.graph").labels == {(0, 5): "Texas"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["missing.graph"], 1, "missing.graph"),
+        (["missing.graph", "--nodes", "2"], 2, "2 is no share"),
+        (["missing.graph", "-o", "no/where.html"], 1, "no/where.html"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments: list[str], code: int, says: str) -> None:
+    result = run("page", *arguments)
+    assert result.exit_code == code
+    assert says in result.stderr.replace("\n", " ")
