@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_circuits.attribution.checks import Rows, errors
 from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.limits import Limits
-from tl_circuits.attribution.plan import announce, check_batch, check_memory, plan, row_work
+from tl_circuits.attribution.plan import SWEEPS, announce, check_batch, check_memory, plan, row_work
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph, Provenance
@@ -116,7 +116,7 @@ def trace(
 
 def _begin(local: LocalReplacementModel, found: Sequence[Target], limits: Limits) -> Expansion:
     n_rows = len(local.features) if limits.max_features is None else min(limits.max_features, len(local.features))
-    sweep = Sweep.of(local, n_rows=n_rows, memory_budget=limits.memory_budget // 4)
+    sweep = Sweep.of(local, n_rows=n_rows, memory_budget=limits.memory_budget // SWEEPS)
     check_batch(sweep, limits.memory_budget)
     planned = plan(local, sweep)
     if limits.everything:
@@ -154,9 +154,9 @@ def _expand_best_first(expansion: Expansion, limits: Limits, progress: bool | No
     limit = expansion.n_features if limits.max_features is None else min(limits.max_features, expansion.n_features)
     with stage(f"attributing to {limits.coverage:.0%} coverage", limit, show=progress) as bar:
         while (stopped_by := limits.reached(expansion)) is None:
-            best = expansion.most_influential(limit - expansion.n_expanded)
+            best = expansion.most_influential(min(limit - expansion.n_expanded, limits.affordable(expansion)))
             if len(best) == 0:
-                return "everything"
+                return "nothing left that has influence"
             for batch in expansion.sweep.batches(best):
                 expansion.add(batch)
                 bar.update(len(batch))

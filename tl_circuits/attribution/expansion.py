@@ -62,6 +62,11 @@ class Expansion:
         return int(self.expanded.sum())
 
     @property
+    def n_rows(self) -> int:
+        """How many nodes' inputs are known, targets included."""
+        return sum(map(len, self._rows))
+
+    @property
     def bytes(self) -> int:
         """What the rows take that are known so far."""
         return sum(part.source.nbytes + part.weight.nbytes for part in self._parts)

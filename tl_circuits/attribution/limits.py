@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from tl_circuits.attribution.expansion import Expansion
+from tl_circuits.attribution.expansion import SMALLEST_ROUND, Expansion
 from tl_circuits.attribution.plan import COPIES, default_memory_budget
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import positive, share, whole
@@ -52,6 +52,14 @@ class Limits:
         """Whether the full graph is asked for, whatever time it takes."""
         return self.coverage == 1 and self.max_features is None and self.time_budget is None
 
+    def affordable(self, expansion: Expansion) -> int:
+        """How many features can be expanded in the time that is left, at the pace so far; a smallest round always."""
+        if self.time_budget is None:
+            return expansion.n_features
+        elapsed = time.monotonic() - self.since
+        pace = elapsed / expansion.n_rows
+        return max(SMALLEST_ROUND, int((self.time_budget - elapsed) / pace)) if pace > 0 else expansion.n_features
+
     def reached(self, expansion: Expansion) -> str | None:
         """What stops the expansion now, by its name, if anything does."""
         n_expanded = expansion.n_expanded
@@ -61,6 +69,6 @@ class Limits:
             return "max_features"
         if self.time_budget is not None and time.monotonic() - self.since >= self.time_budget:
             return "time_budget"
-        if COPIES * expansion.bytes >= self.memory_budget:
+        if COPIES * expansion.bytes + expansion.sweep.bytes >= self.memory_budget:
             return "memory_budget"
         return "coverage" if self.coverage < 1 and expansion.coverage() >= self.coverage else None

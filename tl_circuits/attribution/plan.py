@@ -14,8 +14,12 @@ from tl_circuits.replacement.sweep import Sweep
 
 LONG = 120.0
 """Seconds from which on a graph is announced as long."""
-# Rows are kept as they come, and then put together: both lie in memory for a while.
-COPIES = 2
+# Rows are kept as they come, then put together, then checked with the row of each edge: all lie in memory for a while.
+COPIES = 3
+SWEEPS = 8
+"""The memory budget in budgets of a sweep: rows take the most of it."""
+BATCHES = 4
+"""What a batch takes at its height, in batches as they are planned: autograd's own, and the rows made of it."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ def plan(local: LocalReplacementModel, sweep: Sweep) -> Plan:
     below = cell.cumsum(0).cumsum(1) - cell.cumsum(1)
     embeddings = 1 if local.position_vectors is None else 2
     edges = int((below[layer, pos] + (pos + 1) * (layer + embeddings) + 2 * layer + 1).sum())
-    entry = local.activations.element_size() + torch.int32.itemsize
-    return Plan(len(layer), edges, COPIES * edges * entry, row_work(sweep, layer, pos))
+    rows = edges * (local.activations.element_size() + torch.int32.itemsize)
+    # Rows that are on their way have gone when those that are there are put together.
+    n_bytes = rows + max((COPIES - 1) * rows, BATCHES * sweep.batch_bytes) + sweep.bytes
+    return Plan(len(layer), edges, n_bytes, row_work(sweep, layer, pos))
 
 
 def row_work(sweep: Sweep, layer: Int64[Tensor, " row"], pos: Int64[Tensor, " row"]) -> Float64[Tensor, " row"]:
@@ -65,7 +71,7 @@ def check_memory(planned: Plan, memory_budget: int) -> None:
 
 def check_batch(sweep: Sweep, memory_budget: int) -> None:
     """Raises `SettingError`, with the minimum, where not even one target fits."""
-    least = int(sweep.bytes_per_target(torch.tensor([sweep.local.n_pos - 1])).max()) * 4
+    least = int(sweep.bytes_per_target(torch.tensor([sweep.local.n_pos - 1])).max()) * SWEEPS
     if memory_budget < least:
         raise SettingError(
             f"memory_budget={memory_budget} is too little for this prompt of {sweep.local.n_pos} tokens and "
@@ -82,7 +88,8 @@ def announce(planned: Plan, seconds: float, done: float) -> None:
     expected = seconds / done * float(planned.work.sum()) if done else 0.0
     if expected > LONG:
         warnings.warn(
-            f"The full graph of {planned.n_features:,} features will take about {_duration(expected)}. "
+            f"The full graph of {planned.n_features:,} features will take about {_duration(expected)} and "
+            f"{_size(planned.bytes)}. "
             f"coverage=0.95 traces 95% of the targets' influence, and takes a seventh to a half of that where it was "
             f"measured: about {_duration(expected / 7)} to {_duration(expected / 2)} here. time_budget= stops in time.",
             TLCircuitsWarning,

@@ -38,10 +38,14 @@ class Prefixes:
         lengths = [local.n_pos]
         causal = getattr(local.model.cfg, "attention_dir", "causal") == "causal"
         if causal and not local.hooked:
-            numbers = PASS_TENSORS * local.n_layers * local.transcoder.d_model
-            most_positions = memory_budget // (numbers * local.activations.element_size())
+            most_positions = memory_budget // _bytes_per_position(local)
             lengths = [*cheapest_lengths(_work(local, n_rows), local.transcoder.d_model, most_positions), *lengths]
         return cls(local, torch.tensor(lengths), {local.n_pos: local.pieces})
+
+    @property
+    def bytes(self) -> int:
+        """What their passes take, all of them made, beside the whole prompt's."""
+        return int(self.lengths[:-1].sum()) * _bytes_per_position(self.local)
 
     def shortest(self, pos: Int64[Tensor, " batch"]) -> Int64[Tensor, " batch"]:
         """Which prefix is the shortest that holds each position."""
@@ -98,3 +102,7 @@ def _work(local: LocalReplacementModel, n_rows: int) -> Float64[Tensor, " pos"]:
     layer, pos, _ = local.features.cpu().unbind(1)
     shares = (layer + 1).double() / local.n_layers * n_rows / max(1, len(layer))
     return torch.zeros(local.n_pos, dtype=torch.float64).index_add_(0, pos, shares)
+
+
+def _bytes_per_position(local: LocalReplacementModel) -> int:
+    return PASS_TENSORS * local.n_layers * local.transcoder.d_model * local.activations.element_size()

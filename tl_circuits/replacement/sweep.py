@@ -81,6 +81,11 @@ class Sweep:
         return Readouts(coordinates[:, 0], coordinates[:, 1], vectors)
 
     @property
+    def bytes(self) -> int:
+        """What it holds beside batches: what is written, where it is kept, and the passes over prefixes."""
+        return (0 if self.writes.kept is None else self.writes.bytes) + self.prefixes.bytes
+
+    @property
     def batch_bytes(self) -> int:
         """What a batch of targets may take: more where each gathers anew what is written."""
         enough = BATCH_BYTES.get(self.local.activations.device.type, BATCH_BYTES["cpu"])
