@@ -63,7 +63,7 @@ def ours(shape: Shape, l0: int, bandwidth: float, backend: Backend, low_memory: 
 
     def step(x: torch.Tensor, y: torch.Tensor) -> float:
         batch = passed(weights, x, y, rule, backend)
-        (batch.reconstruction + 1e-3 * costs.of(weights, batch.codes)).backward()
+        (batch.reconstruction + 1e-3 * costs.of(weights, batch.codes, batch.squares)).backward()
         optimizer.step()
         return sum(batch.l0()) / shape.n_layers
 
@@ -75,7 +75,7 @@ def gradients(shape: Shape, l0: int, bandwidth: float, tokens: int, backend: Bac
     weights = random_weights(shape, l0, seed=0)
     x, y = _data(shape, tokens)
     batch = passed(weights, x, y, Rule("jump_relu", bandwidth=bandwidth), backend)
-    (batch.reconstruction + 1e-3 * Costs().of(weights, batch.codes)).backward()
+    (batch.reconstruction + 1e-3 * Costs().of(weights, batch.codes, batch.squares)).backward()
     return {name: p.grad for name, p in weights.parameters.items() if p.grad is not None}
 
 

@@ -144,6 +144,7 @@ def test_blocks_hold_every_prompt_once_an_epoch_and_are_the_same_again() -> None
     assert all(torch.equal(next(again).prompts, block.prompts) for block in first)
 
 
+@pytest.mark.slow
 def test_data_that_is_held_and_data_that_comes_in_blocks_train_alike_well() -> None:
     held, streamed = (
         train(model(), tokens(80), replace(SHORT, steps=60, buffer_tokens=n, batch_tokens=64)) for n in (None, 128)
@@ -233,6 +234,7 @@ def test_nan_is_told_with_its_layer_and_prompts() -> None:
 # Checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -359,6 +361,42 @@ def test_sigterm_writes_a_checkpoint_and_then_ends_the_process(tmp_path: Path) -
     assert 10 <= found.step < 100_000
 
 
+SHOT = """
+import os, random, signal, sys, time, torch
+sys.path[:0] = ["tests", "."]
+torch.set_num_threads(1)
+from dataclasses import replace
+from tests.test_training_run import SHORT, model, same, tokens
+from tl_circuits.training import train
+told, draw, killed = replace(SHORT, steps=80, backend="sparse"), random.Random(0), 0
+began = time.monotonic()
+whole = train(model(), tokens(), told)
+length = time.monotonic() - began
+while killed < 20:
+    child = os.fork()
+    if not child:
+        train(model(), tokens(), told, folder=sys.argv[1], checkpoint_every=3)
+        os._exit(0)
+    time.sleep(draw.uniform(0, length / 2))
+    os.kill(child, signal.SIGKILL)
+    killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+    if os.path.exists(sys.argv[1] + "/checkpoints/step-00000080.json"):
+        break
+assert same(whole, train(model(), tokens(), told, folder=sys.argv[1], checkpoint_every=3))
+print("killed", killed)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", SHOT, str(tmp_path)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 3
+
+
 # Settings, and what a run will take
 
 
@@ -422,7 +460,7 @@ def test_a_loss_that_diverges_is_told_with_its_step(monkeypatch: pytest.MonkeyPa
 
     def explode(*given: Any) -> Any:
         found = taken(*given)
-        return run.Passed(found.codes, [error * float("nan") for error in found.errors])
+        return replace(found, errors=[error * float("nan") for error in found.errors])
 
     monkeypatch.setattr(run, "passed", explode)
     with warnings.catch_warnings(), pytest.raises(FitError, match=r"loss is nan at step 0.*smaller lr"):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tl_circuits.training import losses
@@ -46,14 +46,18 @@ def batch(shape: Architecture, seed: int, n_tokens: int = 20, dtype: torch.dtype
 def loss_and_gradients(weights: Weights, x, y, rule: Rule, costs: Costs, backend):
     through = passed(weights, x, y, rule, backend)
     dead = ~through.fired()
-    loss = through.reconstruction + 0.1 * costs.of(weights, through.codes) + 0.05 * revived(weights, through, x, dead)
+    loss = (
+        through.reconstruction
+        + 0.1 * costs.of(weights, through.codes, through.squares)
+        + 0.05 * revived(weights, through, x, dead)
+    )
     names = list(weights.parameters)
     found = torch.autograd.grad(loss, [weights[name] for name in names], allow_unused=True)
     zeros = [torch.zeros_like(weights[name]) if g is None else g for name, g in zip(names, found, strict=True)]
     return loss.detach(), dict(zip(names, zeros, strict=True)), through
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     shape=SHAPES, rule=st.sampled_from(RULES), costs=COSTS, seed=st.integers(0, 999), dtype=st.sampled_from([64, 32])
 )
@@ -87,6 +91,8 @@ def norms_of(rows: torch.Tensor, per: str) -> torch.Tensor:
 @given(shape=SHAPES, costs=COSTS, seed=st.integers(0, 99))
 @settings(max_examples=20)
 def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, seed) -> None:
+    # Rows that are tied have nothing beside each other, and the norm of nothing has no gradient to compare.
+    assume(not (shape.tied == "source" and costs.per == "direction"))
     rule = Rule("relu")
     weights, (x, y) = filled(shape, rule, seed), batch(shape, seed)
     loss, gradients, _ = loss_and_gradients(weights, x, y, rule, costs, "sparse")
@@ -116,7 +122,7 @@ def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, see
 
 
 @given(seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_products_over_a_pattern_are_those_of_the_matrix(seed: int, share: float) -> None:
     draw = torch.Generator().manual_seed(seed)
     matrix = torch.randn(7, 9, generator=draw, dtype=torch.float64) * (torch.rand(7, 9, generator=draw) < share)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+import tl_circuits.training.losses as losses
 from tl_circuits.training.pattern import Pattern
 from tl_circuits.training.rules import Gather, Rule, alone, candidates, share_of_candidates
 from tl_circuits.transcoder.activations import jump
@@ -129,16 +130,20 @@ def encode(
 
 def decode(
     codes: Sequence[Codes], tables: Sequence[Float[Tensor, "feature d_model"]]
-) -> Float[Tensor, "token d_model"]:
-    """Σ_s a_s @ tables[s]: what the features of some layers write into one."""
+) -> tuple[Float[Tensor, "token d_model"], list[Float[Tensor, " feature"]]]:
+    """Σ_s a_s @ tables[s], what the features of some layers write into one, and each row's squared norm, by table.
+
+    Both come together, so that the gradient of a table is written once.
+    """
     if all(isinstance(code, SparseCodes) for code in codes):
         sparse = cast(Sequence[SparseCodes], codes)
-        return cast(Tensor, _Decoded.apply(sparse, *[code.values for code in sparse], *tables))
+        found = cast(tuple[Tensor, ...], _Decoded.apply(sparse, *[code.values for code in sparse], *tables))
+        return found[0], list(found[1:])
     dense = cast(Sequence[DenseCodes], codes)
     out = dense[0].values @ tables[0]
     for code, table in zip(dense[1:], tables[1:], strict=True):
         out = torch.addmm(out, code.values, table)
-    return out
+    return out, [losses.squared_norms(table) for table in tables]
 
 
 class _Values(torch.autograd.Function):
@@ -161,8 +166,9 @@ class _Values(torch.autograd.Function):
         return h.clone() if on is None else h * on
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
+        assert grad is not None
         threshold, x, h, on = ctx.saved_tensors
         pattern, to_threshold = ctx.pattern, None
         to_h = grad if on is None else grad * on
@@ -180,23 +186,25 @@ class _Decoded(torch.autograd.Function):
     """What sparse codes of several layers write into one layer."""
 
     @staticmethod
-    def forward(ctx: Any, codes: Sequence[SparseCodes], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, codes: Sequence[SparseCodes], *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
         values, tables = tensors[: len(codes)], tensors[len(codes) :]
         ctx.save_for_backward(*tensors)
         ctx.codes = codes
         out = tables[0].new_zeros(codes[0].n_tokens, tables[0].shape[1])
         for code, a, table in zip(codes, values, tables, strict=True):
             out += code.active.to_tokens(a if code.on is None else a[code.on], table)
-        return out
+        return out, *[torch.linalg.vector_norm(table, dim=1).square_() for table in tables]
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grad_outputs[0].contiguous()
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         codes: Sequence[SparseCodes] = ctx.codes
         values, tables = ctx.saved_tensors[: len(codes)], ctx.saved_tensors[len(codes) :]
-        to_values = [code.pattern.inner(grad, table) for code, table in zip(codes, tables, strict=True)]
-        to_tables = [
-            code.active.to_features(a if code.on is None else a[code.on], grad)
-            for code, a in zip(codes, values, strict=True)
-        ]
+        out, *squares = grad_outputs
+        out = torch.zeros(codes[0].n_tokens, tables[0].shape[1]).to(tables[0]) if out is None else out.contiguous()
+        to_values = [code.pattern.inner(out, table) for code, table in zip(codes, tables, strict=True)]
+        to_tables = []
+        for code, a, table, square in zip(codes, values, tables, squares, strict=True):
+            to_table = code.active.to_features(a if code.on is None else a[code.on], out)
+            to_tables.append(to_table if square is None else to_table.addcmul_(table, (2 * square)[:, None]))
         return None, *to_values, *to_tables

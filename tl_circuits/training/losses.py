@@ -31,11 +31,20 @@ class _SquaredNorms(torch.autograd.Function):
         return rows * (2 * grad_outputs[0])[:, None]
 
 
+def squared_norms(rows: Float[Tensor, "feature d_model"]) -> Float[Tensor, " feature"]:
+    """Σ_j W_ij² of each row."""
+    return cast(Tensor, _SquaredNorms.apply(rows))
+
+
+def norm_of(squares: Sequence[Float[Tensor, " feature"]]) -> Float[Tensor, " feature"]:
+    """The root of a sum of squared norms."""
+    # A norm has no gradient at zero, where decoders start.
+    return torch.stack(list(squares)).sum(0).clamp_min(1e-20).sqrt()
+
+
 def norms_together(tables: Sequence[Float[Tensor, "feature d_model"]]) -> Float[Tensor, " feature"]:
     """‖W_dec,i‖ over all tables of a feature's decoders together, one for each layer that it writes."""
-    squares = [cast(Tensor, _SquaredNorms.apply(rows)) for rows in tables]
-    # A norm has no gradient at zero, where decoders start.
-    return torch.stack(squares).sum(0).clamp_min(1e-20).sqrt()
+    return norm_of([squared_norms(rows) for rows in tables])
 
 
 def norms_by_direction(
@@ -49,8 +58,7 @@ def norms_by_direction(
     axis = first / norms_together([first])[:, None]
     along = [(rows * axis).sum(1) for rows in further]
     beside = [rows - part[:, None] * axis for rows, part in zip(further, along, strict=True)]
-    squares = [cast(Tensor, _SquaredNorms.apply(first)), *[part.square() for part in along]]
-    together = torch.stack(squares).sum(0).clamp_min(1e-20).sqrt()
+    together = norm_of([squared_norms(first), *[part.square() for part in along]])
     return [together, *[norms_together([rows]) for rows in beside]]
 
 

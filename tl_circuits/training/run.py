@@ -145,7 +145,7 @@ class Run:
         dead = self.silent > settings.dead_after
         loss = batch.reconstruction
         if settings.sparsity:
-            loss = loss + settings.sparsity_at(step) * settings.costs.of(self.weights, batch.codes)
+            loss = loss + settings.sparsity_at(step) * settings.costs.of(self.weights, batch.codes, batch.squares)
         if settings.revival and bool(dead.any()):
             loss = loss + settings.revival * revived(self.weights, batch, x, dead)
         self.optimizer.set_lr(settings.lr_at(step))

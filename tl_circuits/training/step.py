@@ -1,6 +1,6 @@
 """One batch through the weights: what it loses, and what its features did."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,6 +18,10 @@ Penalty = Literal["tanh", "l1"]
 Per = Literal["feature", "write", "direction"]
 # Below these shares of entries with a gradient the sparse products are cheaper: a GPU's dense ones are far faster.
 CROSSOVER = {"cpu": 0.15, "cuda": 0.005}
+
+
+Squares = Mapping[tuple[int, int], Float[Tensor, " feature"]]
+"""Squared norms of decoders' rows, by source and layer written."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,30 @@ class Costs:
         """The cost of one activation times the norm of its decoder."""
         return partial(losses.saturating, saturation=self.saturation) if self.penalty == "tanh" else _as_it_is
 
-    def of(self, weights: Weights, codes: Sequence[Codes]) -> Float[Tensor, ""]:
-        """Σ over layers of what a token's activations cost on average."""
+    def of(self, weights: Weights, codes: Sequence[Codes], squares: Squares | None = None) -> Float[Tensor, ""]:
+        """Σ over layers of what a token's activations cost on average; `squares` are norms that are known already."""
         parts = []
         for source, code in enumerate(codes):
-            tables = [weights.table(source, layer) for layer in weights.shape.written(source)]
-            parts += [code.charged(norm, self.charge) for norm in self._norms(tables)]
+            known = squares_of(weights, source) if squares is None else squares
+            parts += [code.charged(norm, self.charge) for norm in self._norms(weights, source, known)]
         return torch.stack(parts).sum()
 
-    def _norms(self, tables: Sequence[Float[Tensor, "feature d_model"]]) -> list[Float[Tensor, " feature"]]:
+    def _norms(self, weights: Weights, source: int, squares: Squares) -> list[Float[Tensor, " feature"]]:
+        written = weights.shape.written(source)
         match self.per:
             case "feature":
-                return [losses.norms_together(tables)]
+                return [losses.norm_of([squares[source, layer] for layer in written])]
             case "write":
-                return [losses.norms_together([table]) for table in tables]
+                return [losses.norm_of([squares[source, layer]]) for layer in written]
             case "direction":
-                return losses.norms_by_direction(tables[0], tables[1:])
+                first, *further = (weights.table(source, layer) for layer in written)
+                return losses.norms_by_direction(first, further)
+
+
+def squares_of(weights: Weights, source: int) -> Squares:
+    """The squared norms of a layer's decoders, by source and layer written."""
+    written = weights.shape.written(source)
+    return {(source, layer): losses.squared_norms(weights.table(source, layer)) for layer in written}
 
 
 def _as_it_is(scaled: Tensor) -> Tensor:
@@ -63,10 +75,11 @@ def _as_it_is(scaled: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A batch's codes and errors, ŷ − y by layer, still differentiable."""
+    """A batch's codes, its errors, ŷ − y by layer, and squared norms of decoders, all still differentiable."""
 
     codes: list[Codes]
     errors: list[Float[Tensor, "token d_model"]]
+    squares: Squares
 
     @property
     def reconstruction(self) -> Float[Tensor, ""]:
@@ -106,13 +119,18 @@ def passed(
                gather)
         for layer in range(shape.n_layers)
     ]  # fmt: skip
-    written = total(torch.stack([_written(weights, codes, layer) for layer in range(shape.n_layers)]))
-    errors = []
+    outs, squares = [], {}
+    for layer in range(shape.n_layers):
+        sources = shape.sources(layer)
+        out, norms = decode([codes[source] for source in sources], [weights.table(source, layer) for source in sources])
+        outs.append(out)
+        squares |= {(source, layer): norm for source, norm in zip(sources, norms, strict=True)}
+    written, errors = total(torch.stack(outs)), []
     for layer in range(shape.n_layers):
         out = written[layer] + weights["b_dec"][layer]
         out = out + x[layer] @ weights[f"W_skip.{layer}"] if shape.skip else out
         errors.append(out - y[layer])
-    return Passed(codes, errors)
+    return Passed(codes, errors, squares)
 
 
 def revived(
@@ -121,7 +139,7 @@ def revived(
     """The dead-feature term of the batch. None of the dead may have fired in it."""
     parts = []
     for layer, code in enumerate(batch.codes):
-        norm = losses.norms_together([weights.table(layer, to) for to in weights.shape.written(layer)])
+        norm = losses.norm_of([batch.squares[layer, to] for to in weights.shape.written(layer)])
         W_enc, b_enc = weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"]
         parts.append(losses.revival_of_silent(x[layer], W_enc, b_enc, code.cut, norm, dead[layer]))
     return torch.stack(parts).sum()
@@ -130,8 +148,3 @@ def revived(
 def cheaper(density: float, device: str) -> Backend:
     """The backend whose step costs less at a density of entries with a gradient, as measured on processors."""
     return "sparse" if density < CROSSOVER.get(device, CROSSOVER["cuda"]) else "dense"
-
-
-def _written(weights: Weights, codes: Sequence[Codes], layer: int) -> Float[Tensor, "token d_model"]:
-    sources = weights.shape.sources(layer)
-    return decode([codes[source] for source in sources], [weights.table(source, layer) for source in sources])
