@@ -346,8 +346,9 @@ def test_the_demo_writes_into_a_folder_of_its_own(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     result = run("demo", "--out", str(out), "--json")
     assert result.exit_code == 0, result.stderr
-    assert {path.name for path in out.iterdir()} == {"dallas.graph", "dallas.json"}
-    assert json.loads(result.stdout)["files"] == {"graph": str(out / "dallas.graph"), "json": str(out / "dallas.json")}
+    assert {path.name for path in out.iterdir()} == {"dallas.graph", "dallas.html", "dallas.json"}
+    files = {"graph": "dallas.graph", "page": "dallas.html", "json": "dallas.json"}
+    assert json.loads(result.stdout)["files"] == {what: str(out / name) for what, name in files.items()}
 
 
 @pytest.mark.slow

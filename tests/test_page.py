@@ -155,6 +155,13 @@ def test_cards_of_other_graphs_stay_out() -> None:
     }
 
 
+def test_the_live_page_of_the_documentation_has_this_viewer() -> None:
+    page = (ASSETS.parents[2] / "docs" / "live" / "dallas.html").read_text(encoding="utf-8")
+    fresh = "run `tl-circuits demo --out FOLDER`, and take dallas.html of that folder to docs/live"
+    assert viewer()[0] in page, fresh
+    assert viewer()[1] in page, fresh
+
+
 # What is refused
 
 

@@ -107,7 +107,7 @@ def test_the_page_asks_nothing_and_complains_of_nothing(chromium: Browser, page:
         button(tab, "Table").click()
         button(tab, "Table").click()
         tab.get_by_role("tab", name="Paths").click()
-        button(tab, "Pin the five strongest paths").click()
+        button(tab, "Pin the ten features that matter most").click()
         assert tab.locator("#subgraph .box").count() > 3
         assert watched.requests == [page.as_uri()]
 
@@ -226,7 +226,7 @@ def test_a_link_shows_what_its_sender_saw(chromium: Browser, page: Path) -> None
 def test_the_address_follows_what_is_done(chromium: Browser, page: Path) -> None:
     with chromium.tab() as watched:
         tab = watched.open(page)
-        button(tab, "Pin the five strongest paths").click()
+        button(tab, "Pin the ten features that matter most").click()
         until(tab, "location.hash.startsWith('#v1=')")
         work = watched.work()
         tab.reload()
@@ -280,7 +280,7 @@ FOCUSABLE = """() => [...document.querySelectorAll("button, input, select, a[hre
 def test_tab_reaches_every_control(chromium: Browser, page: Path, keys: str) -> None:
     with chromium.tab() as watched:
         tab = watched.open(page)
-        button(tab, "Pin the five strongest paths").click()
+        button(tab, "Pin the ten features that matter most").click()
         tab.evaluate("document.activeElement.blur()")
         if keys:
             tab.keyboard.press(keys)

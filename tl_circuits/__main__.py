@@ -74,7 +74,7 @@ def _options(
 
 @app.command("demo")
 def demo_command(
-    out: Annotated[Path, typer.Option(help="The folder that dallas.graph and dallas.json are written into.")] = Path(),
+    out: Annotated[Path, typer.Option(help="The folder for dallas.graph, dallas.html and dallas.json.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
     """Trace "the capital of the state containing Dallas is" through the small model that ships with the package.
@@ -87,6 +87,7 @@ def demo_command(
 
         from tl_circuits.attribution import attribute
         from tl_circuits.graph.report import Report
+        from tl_circuits.page import save_page
         from tl_circuits.replacement import localize
         from tl_circuits.zoo.firing import labelled
         from tl_circuits.zoo.named import load
@@ -98,7 +99,8 @@ def demo_command(
         model, transcoder = load(DEMO, None)
         local = localize(model, transcoder, DEMO_PROMPT)
         graph = labelled(attribute(local), model, transcoder)
-        files = {"graph": graph.save(out / "dallas.graph"), "json": out / "dallas.json"}
+        page = save_page(graph, out / "dallas.html")
+        files = {"graph": graph.save(out / "dallas.graph"), "page": page, "json": out / "dallas.json"}
         graph.prune(*VIEWED).to_json(files["json"])
         report = Report(graph, _top_outputs(local), files, n_paths=10)
     show(report, as_json)

@@ -1,7 +1,6 @@
 // What a person can do to nodes, said aloud as it is done: called by buttons and by keys alike.
 
 import { FEATURE } from "../graph/graph.ts";
-import { strongest } from "../graph/paths.ts";
 import { namesOf, type Store } from "../state/store.ts";
 import { group, pin, rename, togglePins, ungroup } from "../state/work.ts";
 import { called, count } from "./words.ts";
@@ -58,7 +57,7 @@ export function dissolve(store: Store, label: string): void {
   store.say(`“${label}” ungrouped; its nodes stay pinned.`);
 }
 
-export function pinStrongest(store: Store): void {
-  const rows = new Set(strongest(store.graph, store.merged.value, 5, null, null).flatMap((path) => path.rows));
-  pinAll(store, [...rows].filter((row) => row < store.graph.nodes.count && store.graph.nodes.kind[row] <= FEATURE + 2));
+export function pinTop(store: Store, most: number): void {
+  const features = store.rows.value.filter((row) => store.graph.nodes.kind[row] === FEATURE);
+  pinAll(store, features.sort((a, b) => store.influence[b] - store.influence[a]).slice(0, most));
 }

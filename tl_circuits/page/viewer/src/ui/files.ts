@@ -42,7 +42,8 @@ export function takeLabels(store: Store, text: string): string[] {
 }
 
 function slug(store: Store): string {
-  return (String(store.graph.provenance["prompt"] || "graph").match(/[a-zA-Z0-9]+/g) ?? ["graph"]).join("-").slice(0, 60);
+  // Special tokens such as <bos> are no words.
+  return (String(store.graph.provenance["prompt"] || "graph").replace(/<[^<>]*>/g, " ").match(/[a-zA-Z0-9]+/g) ?? ["graph"]).join("-").slice(0, 60);
 }
 
 export function graphSvgText(store: Store): string {

@@ -5,7 +5,7 @@ import { short, subgraph, type Box, type Tie } from "../view/subgraph.ts";
 import { unpin } from "../state/work.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
-import { dissolve, groupRows, pinStrongest, renameTo, toggleMark } from "./deeds.ts";
+import { dissolve, groupRows, pinTop, renameTo, toggleMark } from "./deeds.ts";
 import { percent } from "./words.ts";
 
 const ruler = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
@@ -28,7 +28,7 @@ export function SubgraphPane() {
     return (
       <section class="subgraph empty" aria-label="Subgraph">
         <p>Pinned nodes and supernodes gather here. Pin a node with <kbd>P</kbd>, a click on <b>Pin</b>, or a long press.</p>
-        <Button strong onClick={() => pinStrongest(store)}>Pin the five strongest paths</Button>
+        <Button strong onClick={() => pinTop(store, 10)}>Pin the ten features that matter most</Button>
       </section>
     );
   }

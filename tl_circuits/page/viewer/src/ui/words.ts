@@ -1,6 +1,6 @@
 // How numbers and nodes are put into words.
 
-import { FEATURE, KINDS, POSITION, TARGET, TOKEN, labelOf, visible, type Graph } from "../graph/graph.ts";
+import { ERROR, FEATURE, KINDS, POSITION, TARGET, TOKEN, labelOf, visible, type Graph } from "../graph/graph.ts";
 
 export function signed(value: number): string {
   return `${value < 0 ? "−" : "+"}${plain(Math.abs(value))}`;
@@ -29,6 +29,7 @@ export function called(graph: Graph, labels: ReadonlyMap<string, string>, row: n
   const kind = graph.nodes.kind[row];
   if (kind === TOKEN || kind === TARGET) return `“${visible(label)}”`;
   if (kind === FEATURE) return label ? visible(label) : graph.names[row];
+  if (kind === ERROR) return `error of L${graph.nodes.layer[row]} at “${visible(graph.tokens[graph.nodes.pos[row]])}”`;
   if (kind === POSITION) return `position ${graph.nodes.pos[row]}`;
   return `${KINDS[kind]}${graph.nodes.layer[row] >= 0 ? ` of layer ${graph.nodes.layer[row]}` : ""}`;
 }
