@@ -368,7 +368,7 @@ torch.set_num_threads(1)
 from dataclasses import replace
 from tests.test_training_run import SHORT, model, same, tokens
 from tl_circuits.training import train
-told, draw, killed = replace(SHORT, steps=80, backend="sparse"), random.Random(0), 0
+told, draw, killed = replace(SHORT, steps=30, backend="sparse"), random.Random(0), 0
 began = time.monotonic()
 whole = train(model(), tokens(), told)
 length = time.monotonic() - began
@@ -377,10 +377,10 @@ while killed < 20:
     if not child:
         train(model(), tokens(), told, folder=sys.argv[1], checkpoint_every=3)
         os._exit(0)
-    time.sleep(draw.uniform(0, length / 2))
+    time.sleep(draw.uniform(0, length / 3))
     os.kill(child, signal.SIGKILL)
     killed += os.waitpid(child, 0)[1] == signal.SIGKILL
-    if os.path.exists(sys.argv[1] + "/checkpoints/step-00000080.json"):
+    if os.path.exists(sys.argv[1] + "/checkpoints/step-00000030.json"):
         break
 assert same(whole, train(model(), tokens(), told, folder=sys.argv[1], checkpoint_every=3))
 print("killed", killed)
@@ -394,7 +394,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_no
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[-1]) > 3
+    assert int(done.stdout.split()[-1]) > 2
 
 
 # Settings, and what a run will take
