@@ -23,7 +23,7 @@ help:
 demo: .venv/.installed
 	$(BIN)/tl-circuits demo
 
-test: .venv/.installed-dev
+test: .venv/.installed-dev .venv/.installed-browser
 	$(BIN)/pytest -n 2 --hypothesis-profile=ci
 
 check: .venv/.installed-dev
@@ -62,6 +62,20 @@ examples: .venv/.installed-dev
 	@echo "set-up: installing the tools for tests and documentation (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  -e '.[dev,docs,plot,serve,widget]'
+	@touch $@
+
+# The page is tested in the system's Chromium, and rebuilt with npm. Where they are missing and may not be installed, those
+# tests say so and skip.
+.venv/.installed-browser: tl_circuits/page/viewer/package-lock.json | .venv/.installed-dev
+	@if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$$(id -u)" = 0 ] \
+	    && command -v apt-get >/dev/null; then \
+	  echo "set-up: installing Chromium for the tests of the page (once)"; \
+	  { apt-get update -qq && apt-get install -y -qq chromium; } >/dev/null 2>&1 || echo "set-up: no Chromium to be had"; \
+	fi
+	@if command -v npm >/dev/null; then \
+	  echo "set-up: installing what the page's viewer is built from (once)"; \
+	  npm ci --silent --prefix tl_circuits/page/viewer || echo "set-up: npm could not install it"; \
+	fi
 	@touch $@
 
 clean:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -568,6 +569,18 @@ def test_labels_are_read_from_a_file(chromium: Browser, page: Path, tmp_path: Pa
                 assert tab.get_by_role("alert").locator("li").count() == 5
         until(tab, "tlCircuitsPage.store.work.value.labels['2/623'] === 'lone star'")
         assert tab.get_by_role("alert").count() == 0
+
+
+@needs_browser
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    out = tmp_path / "page.json"
+    size = ["--n-nodes", "1500", "--n-edges", "6000", "--runs", "1"]
+    # A process of its own, since Playwright lets only one of its kind run in each.
+    command = [sys.executable, "-m", "benchmarks.page", *size, "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=VIEWER.parents[2])
+    figures = json.loads(out.read_text())["figures"]
+    assert 0 < figures["prune_anew_ms"] < figures["prune_anew_to_frame_ms"]
+    assert figures["first_paint_s"] > 0
 
 
 # The bundle

@@ -1,5 +1,5 @@
 import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { visible } from "../graph/graph.ts";
 import { short, subgraph, type Box, type Tie } from "../view/subgraph.ts";
 import { unpin } from "../state/work.ts";
@@ -83,7 +83,8 @@ function BoxView({ box, focus }: { box: Box; focus: { value: string | null } }) 
   const { graph } = store;
   const input = useRef<HTMLInputElement>(null);
   const renaming = box.isSupernode && store.renaming.value === box.label;
-  useEffect(() => {
+  // At once: what is typed next belongs into the box.
+  useLayoutEffect(() => {
     if (renaming) {
       input.current?.focus();
       input.current?.select();
