@@ -139,7 +139,11 @@ def main() -> None:
     figures = {"processor seconds per 1k tokens": times, "mean L0": {name: of["l0"] for name, of in found.items()}}
     figures["times the sparse step"] = {name: seconds / times["ours, sparse"] for name, seconds in times.items()}
     figures["largest relative difference of gradients, dense and sparse"] = disagreement(arguments)
-    record = Record(QUESTION, "training_step", vars(SIZES[arguments.size]), settings(arguments), figures, found, seed=0)
+    peers = {given.partition("=")[0]: "model class, of a checkout" for given in arguments.peer}
+    record = Record(
+        QUESTION, "training_step", vars(SIZES[arguments.size]), settings(arguments, "peer"), figures, found, seed=0,
+        peer=peers,
+    )  # fmt: skip
     record.write(arguments.out, f"training_step-{arguments.size}-l0-{arguments.l0}")
 
 
