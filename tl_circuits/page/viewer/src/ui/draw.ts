@@ -80,6 +80,9 @@ export function drawBands(pen: Pen, { layout, view, width, height, colours }: Sc
   pen.stroke();
 }
 
+/** Beyond so many links nobody tells dashes apart, and a browser takes long to draw them: colour alone, which is safe, says the sign. */
+const MOST_DASHED = 800;
+
 /** One path for each sign and width, because a browser strokes few long paths faster than many short ones. */
 function drawLinks(pen: Pen, scene: Scene, links: readonly Link[], alpha: number): void {
   const bins = new Map<number, Link[]>();
@@ -95,7 +98,7 @@ function drawLinks(pen: Pen, scene: Scene, links: readonly Link[], alpha: number
     pen.strokeStyle = bin < 0 ? scene.colours.negative : scene.colours.positive;
     pen.lineWidth = 0.6 + strength * 0.42;
     pen.globalAlpha = Math.min(1, alpha * (0.3 + strength * 0.14));
-    pen.setLineDash(bin < 0 ? [4, 3] : []);
+    pen.setLineDash(bin < 0 && links.length <= MOST_DASHED ? [4, 3] : []);
     pen.beginPath();
     for (const link of bins.get(bin)!) {
       const [x0, y0] = at(scene, link.source);
