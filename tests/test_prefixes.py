@@ -92,7 +92,8 @@ def test_mlps_rest_while_a_prefix_is_passed_through_and_while_edges_are_probed()
     def see(_module: Any, _given: Any, out: Tensor) -> None:
         seen.append(out.shape[1])
 
-    listening = [block.mlp.hook_pre.register_forward_hook(see) for block in model.blocks]
+    points: list[Any] = [model.hook_dict[f"blocks.{layer}.mlp.hook_pre"] for layer in range(model.cfg.n_layers)]
+    listening = [point.register_forward_hook(see) for point in points]
     try:
         cut(model, local.sites, local.transcoder, local.prompt.tokens[:5], longer=local.pieces)
         replay(local, torch.zeros_like(local.errors), torch.zeros_like(local.token_vectors))

@@ -146,9 +146,9 @@ def validate(
     Each feature of a path is ablated on its own, by constrained patching at its layer, attention patterns held and the
     MLPs above running on. The next node of the path and its target should then change the way the graph says, and more
     than they do for all but a share `level` of the control: up to `n_controls` active features of the same layer, on
-    none of these paths, drawn at random; with more paths fewer are left to draw from, and a verdict near the control can
-    change. An effect on a node that reads the very next layer is nearly forced
-    (`Effect.forced`). Sizes are given, and not judged: a feature far above its threshold moves less than in proportion.
+    none of these paths, drawn at random; with more paths fewer are left to draw from, and a verdict near the control
+    can change. An effect on a node that reads the very next layer is nearly forced (`Effect.forced`). Sizes are given,
+    and not judged: a feature far above its threshold moves less than in proportion.
     A decoder that stands, above its feature's layer, for what the model computes without that feature is held against
     the feature: ablated, the model's MLPs go on writing it, and the path can have the wrong sign.
     The graph may be pruned; it then says what is left of it.
