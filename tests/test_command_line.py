@@ -411,6 +411,6 @@ def test_firing_is_the_share_of_summed_activation_by_token_and_by_what_is_asked(
 @pytest.mark.slow
 def test_budgets_of_time_and_memory_stop_a_trace_and_refuse_what_does_not_fit(folders: tuple[str, str]) -> None:
     assert json.loads(trace(folders, "--time-budget", "0.001", "--json").stdout)["coverage"] < 1
-    little = trace(folders, "--memory-budget", "0.0001")
+    little = trace(folders, "--memory-budget", "0.000025")
     assert little.exit_code == 1
-    assert "the memory budget is 0.1 MB: give coverage=0.95 or less" in little.stderr
+    assert "the memory budget is 25,000 bytes: give coverage=0.95 or less" in little.stderr
