@@ -156,12 +156,8 @@ _LEVELS = itertools.count(-2, -1)
 
 def has_user_hooks(model: Model) -> bool:
     """Whether anybody has hooks on the model: they may act on positions that a shorter prompt does not have."""
-    return any(
-        # A bridge has hooks of its own on the modules that it wraps.
-        not getattr(hook, "__module__", "").startswith("transformer_lens.model_bridge")
-        for module in model.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
+    modules = [*model.hook_dict.values(), *cast(Any, model).blocks, model]
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def check_read_point(model: Model, read: str, *, processed_weights: bool) -> None:
