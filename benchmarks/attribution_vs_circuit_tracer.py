@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         script="attribution_vs_circuit_tracer",
         case=asdict(case),
         settings=settings(arguments, *asdict(case)),
-        figures=figures(mine, theirs, agreement, shares(phases)),
+        figures=figures(mine, theirs, agreement, shares(phases) if phases else {}),
         measured={"ours": mine, "peer": theirs, "feature_phase": phases},
         seed=case.seed,
         peer={} if arguments.no_peer else PEER_IS,
@@ -60,7 +60,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     Case.add_options(parser)
     add_options(parser)
     add_peer_options(parser, batch_sizes="16,64,0")
-    parser.add_argument("--share-runs", type=int, default=3, help="runs in which the feature phase is timed by itself")
+    parser.add_argument("--share-runs", type=int, default=3, help="runs that time the feature phase alone; 0: none")
     return parser.parse_args(argv)
 
 
@@ -143,9 +143,9 @@ def figures(
         "ours_first_cpu_s": median(run["first"]["cpu_s"] for run in mine),
         "ours_above_weights_mib": median(run["first"]["above_mib"] for run in mine),
         "ours_runs": len(mine),
-        "gemm_share_executed": share["executed_share"],
-        "gemm_share_needed": share["needed_share"],
     }
+    if share:
+        found |= {"gemm_share_executed": share["executed_share"], "gemm_share_needed": share["needed_share"]}
     by_size: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for run in theirs:
         if "failed" not in run:
