@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import tl_circuits as tlc
 from tests import models
@@ -18,7 +19,6 @@ from tl_circuits.intervention.edits import Edits
 from tl_circuits.intervention.passes import Attention, Mode, Way, run
 from tl_circuits.nodes import Feature, Kind
 from tl_circuits.replacement import LocalReplacementModel
-from tl_circuits.sites import installed
 
 # circuit-tracer's modes, as tl_circuits.intervention.passes maps them.
 MAPPED: dict[str, tuple[Mode, Attention]] = {
@@ -73,10 +73,15 @@ def test_direct_effects_are_the_graphs_edges(family: str, model_class: str, kind
     scales = st.just(0.0) if local.transcoder.shift is not None else st.sampled_from([0.0, -1.0, 2.5])
     factors = [data.draw(scales) for _ in rows]
     done = [tlc.Intervention(active[row], scale=factor) for row, factor in zip(rows, factors, strict=True)]
-    last: list[Tensor] = []
-    # Soft caps saturate, so logits are compared by what the unembedding reads.
-    with installed(local.model, {local.sites.unembed_in: lambda x: last.append(x[0, -1].detach())}):
+    model: Any = local.model
+    unembedded: list[Tensor] = []
+    # Soft caps saturate, so logits are compared by what the unembedding reads. A hook of the model's would be refused.
+    seen = register_module_forward_pre_hook(
+        lambda part, args: unembedded.append(args[0]) if part is model.unembed else None
+    )
+    with seen:
         result = tlc.intervene(local, done, mode="direct")
+    last = unembedded[0][0, -1].detach()
     edges = graph.adjacency().to(torch.float64)
     expected = edges[:, rows] @ (torch.tensor(factors, dtype=torch.float64) - 1)
     before = result.changes.before != 0
@@ -85,7 +90,7 @@ def test_direct_effects_are_the_graphs_edges(family: str, model_class: str, kind
     W_U = local.model.W_U.detach().double()
     vectors = (W_U - W_U.mean(-1, keepdim=True))[:, graph.nodes.index[targets]]
     was = local.pieces.reads[-1][0, -1].detach()
-    change = torch.cat([moved.double(), (last[0] - was).double() @ vectors])
+    change = torch.cat([moved.double(), (last - was).double() @ vectors])
     expected = torch.cat([expected[features], expected[targets]])
     # The numbers whose difference is compared round too.
     read = torch.cat([local.preactivations.double().abs(), was.double().abs() @ vectors.abs()])

@@ -1,7 +1,7 @@
 """Where six families of models are read, written and frozen, and that every hook comes off again."""
 
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -189,3 +189,16 @@ def test_replacing_inside_replacing_replaces_by_the_inner_and_then_by_the_outer_
         torch.testing.assert_close({key: value.detach() for key, value in outer_features.items()}, kept)
     assert torch.equal(model(TOKENS), plain)
     assert not torch.allclose(by_inner, by_outer)
+
+
+@pytest.mark.parametrize("model_class", ["hooked", "bridge"])
+@pytest.mark.parametrize("part", ["attn", "mlp", "ln1"])
+def test_a_plain_torch_hook_on_any_module_is_seen(model_class: str, part: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    # A bridge puts hooks of its own on what it wraps, at the first pass.
+    model(TOKENS)
+    assert not has_user_hooks(model)
+    handle = getattr(cast(Any, model).blocks[1], part).register_forward_hook(lambda *_: None)
+    assert has_user_hooks(model)
+    handle.remove()
+    assert not has_user_hooks(model)

@@ -156,8 +156,15 @@ _LEVELS = itertools.count(-2, -1)
 
 def has_user_hooks(model: Model) -> bool:
     """Whether anybody has hooks on the model: they may act on positions that a shorter prompt does not have."""
-    modules = [*model.hook_dict.values(), *cast(Any, model).blocks, model]
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return any(
+        not getattr(hook, "__module__", "").startswith(_LIBRARIES)
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+_LIBRARIES = ("transformer_lens.model_bridge.", "transformers.")
+"""Whose hooks are nobody's: a bridge and the model that it wraps put hooks on their own modules, to carry outputs."""
 
 
 def check_read_point(model: Model, read: str, *, processed_weights: bool) -> None:
