@@ -158,3 +158,17 @@ def test_a_row_whose_terms_cancel_is_not_blamed_for_its_rounding() -> None:
     model = models.hooked("pythia", torch.float32)
     graph = tlc.trace(model, models.transcoder(skip=True, activation="relu"), [0, 0, 0, 16])
     assert graph.conservation_error < 1e-3
+
+
+@both
+def test_a_hook_of_the_users_that_needs_every_position_of_an_mlp_finds_them_in_every_pass(model_class: str) -> None:
+    model, lengths = models.model_of("gpt2", model_class), []
+
+    def third_again(value: Tensor, **_: Any) -> Tensor:
+        lengths.append(value.shape[1])
+        value[:, 3] = value[:, 2]
+        return value
+
+    with model.hooks([("blocks.1.mlp.hook_post", third_again)]):
+        tlc.attribute(tlc.localize(model, models.transcoder(), TOKENS))
+    assert set(lengths) == {len(TOKENS)}

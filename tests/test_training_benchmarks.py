@@ -1,8 +1,5 @@
 """Benchmarks of training: the compiled chains hold what they say, and every script runs on a tiny case."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +7,8 @@ import pytest
 import torch
 
 from benchmarks.chains import chain
+from tests.test_benchmarks import script
 from tl_circuits.harvest import collect
-
-ROOT = Path(__file__).parents[1]
-
-
-def script(name: str, out: Path, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--runs", "1", "--out", str(out), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["script"] == name
-    assert found["question"].endswith("?")
-    return found
 
 
 @pytest.mark.parametrize("relations", [1, 3])
