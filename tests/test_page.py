@@ -271,6 +271,17 @@ def test_the_command_takes_labels_and_sliders(tmp_path: Path) -> None:
     assert tlc.load_graph(tmp_path / "inside.graph").labels == {(0, 5): "Texas"}
 
 
+def test_the_command_takes_the_json_of_a_viewer_and_what_was_put_together_there(tmp_path: Path) -> None:
+    graph = random_graph(3, n_features=9)
+    first, second, third = map(str, graph.nodes.features()[:3])
+    graph.to_json(tmp_path / "some.json", pinned=[third], supernodes={"pair": [first, second]})
+    result = run("page", str(tmp_path / "some.json"))
+    assert result.exit_code == 0, result.output
+    found = work((tmp_path / "some.html").read_text(encoding="utf-8"))
+    assert found["supernodes"] == [{"label": "pair", "members": [first, second]}]
+    assert sorted(found["pins"]) == sorted([first, second, third])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -1,7 +1,7 @@
 """`tl-circuits page`: a graph's file as a page to look at."""
 
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,9 @@ from tl_circuits.terminal import check_place, show, working
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
+
+    from tl_circuits.graph.views import NodeName
+    from tl_circuits.nodes import Feature
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,25 @@ class Written:
         yield Text(f"{said}. Open it in any browser.", overflow="fold")
 
 
+def _grouped(file: Path) -> "tuple[list[Feature], dict[str, Sequence[NodeName]]]":
+    """What was pinned and put together in the viewer that wrote a file; nothing of a file of ours."""
+    from tl_circuits.graph import load_supernodes
+    from tl_circuits.graph.viewer_file import is_viewer_file
+
+    groups = load_supernodes(file) if is_viewer_file(file) else {}
+    # A pin outside of supernodes goes by its own name.
+    alone = [members[0] for name, members in groups.items() if members == (_named(name),)]
+    return alone, {name: list(members) for name, members in groups.items() if members[0] not in alone}
+
+
+def _named(name: str) -> "Feature | None":
+    from tl_circuits.nodes import Feature
+
+    return Feature.parse(name) if Feature.names(name) else None
+
+
 def page_command(
-    graph: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's file, as trace --out writes it.")],
+    graph: Annotated[Path, typer.Argument(metavar="GRAPH", help="A graph's file: ours, or the JSON of a viewer.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page; by default beside the graph.")] = None,
     nodes: Annotated[float | None, typer.Option(callback=share, help="Where the slider of nodes starts.")] = None,
     edges: Annotated[float | None, typer.Option(callback=share, help="Where the slider of edges starts.")] = None,
@@ -59,7 +79,8 @@ def page_command(
         check_place(place)
         found = load_graph(graph)
         found = found if labels is None else found.with_labels(load_labels(labels))
-        page = save_page(found, place, title=title, nodes=nodes, edges=edges)
+        pinned, supernodes = _grouped(graph)
+        page = save_page(found, place, title=title, pinned=pinned, supernodes=supernodes, nodes=nodes, edges=edges)
         written = Written(page, page.stat().st_size, len(found.nodes), len(found.edges))
     show(written, as_json)
     if open_it:

@@ -78,11 +78,12 @@ def to_json(
     graph: GraphRecord, influence: Float64[Tensor, " node"], scores: GraphScores, settings: ExportSettings
 ) -> str:
     """The text that `AttributionGraph.to_json` promises."""
+    _has_whole_blocks(graph)
     slug, scan = _addresses(graph, settings)
     shown = torch.ones(len(graph.nodes), dtype=torch.bool) if settings.constants else ~graph.nodes.rows(*CONSTANTS)
     ids = _node_ids(graph)
     whole = {
-        "metadata": _metadata(graph, scores, settings, slug, scan, shown),
+        "metadata": _metadata(graph, scores, settings, slug, scan, ids, shown),
         "qParams": _view_state(graph, settings, ids, shown),
         "nodes": _nodes(graph, influence, ids, shown),
         "links": _links(graph, ids, shown),
@@ -118,6 +119,16 @@ def _addresses(graph: GraphRecord, settings: ExportSettings) -> tuple[str, str]:
                     + ("say 'dallas-austin'." if name == "slug" else "the name it has for the model, say 'gemma-2-2b'.")
                 )
     return slug, scan
+
+
+def _has_whole_blocks(graph: GraphRecord) -> None:
+    read = graph.provenance.settings.get("read_from_json")
+    if isinstance(read, Mapping) and read.get("layers") == "half blocks":
+        raise GraphError(
+            f"This graph was read from {str(read.get('file'))!r:.80}, where attention is replaced too, so its "
+            f"{graph.provenance.n_layers} layers are half blocks, which viewers do not know. Give them that file; "
+            "graph.save(...) and save_page keep this one."
+        )
 
 
 def _fits_neuronpedia(graph: GraphRecord, text: str) -> None:
@@ -268,6 +279,7 @@ def _metadata(
     settings: ExportSettings,
     slug: str,
     scan: str,
+    ids: list[str],
     shown: Bool[Tensor, " node"],
 ) -> dict[str, Any]:
     pruned, origin = graph.pruned, graph.provenance
@@ -281,7 +293,7 @@ def _metadata(
         "node_threshold": share(settings.node_threshold) or (pruned.node_threshold if pruned else 1.0),
         "info": {"generator": {"name": "tl_circuits", "version": _version(), "url": ""}},
         "generation_settings": dict(origin.settings),
-        "tl_circuits": _our_extras(graph, scores, shown),
+        "tl_circuits": _our_extras(graph, scores, ids, shown),
     }
     if pruned is not None:
         found["pruning_settings"] = {"node_threshold": pruned.node_threshold, "edge_threshold": pruned.edge_threshold}
@@ -291,7 +303,9 @@ def _metadata(
     return found
 
 
-def _our_extras(graph: GraphRecord, scores: GraphScores, shown: Bool[Tensor, " node"]) -> dict[str, Any]:
+def _our_extras(
+    graph: GraphRecord, scores: GraphScores, ids: list[str], shown: Bool[Tensor, " node"]
+) -> dict[str, Any]:
     figures = {
         "replacement": scores.replacement,
         "completeness": scores.completeness,
@@ -301,6 +315,7 @@ def _our_extras(graph: GraphRecord, scores: GraphScores, shown: Bool[Tensor, " n
         "coverage": graph.coverage,
     }
     counted = counted_sources(graph.nodes, constants=False) | graph.nodes.rows(Kind.TARGET)
+    unread = graph.nodes.rows(Kind.FEATURE) & ~graph.expanded
     return {
         "version": _version(),
         **{name: None if math.isnan(value) else value for name, value in figures.items()},
@@ -308,6 +323,9 @@ def _our_extras(graph: GraphRecord, scores: GraphScores, shown: Bool[Tensor, " n
         "constants_left_out": int((~counted & ~shown).sum()),
         "provenance": graph.provenance.to_dict(),
         "target_weights": graph.target_weights.tolist(),
+        "target_tokens": graph.nodes.index[graph.nodes.span(Kind.TARGET)].tolist(),
+        "target_probabilities": [None if math.isnan(p) else p for p in graph.target_probabilities.tolist()],
+        "unexpanded": [ids[row] for row in (unread & shown).nonzero().squeeze(1).tolist()],
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from tl_circuits.errors import FileError, GraphError
+from tl_circuits.errors import FileError, GraphError, warn_once
 from tl_circuits.graph.asked import feature_labels, file_name, number
 from tl_circuits.graph.card import as_html, as_text, lines
 from tl_circuits.graph.export import ExportSettings, Preset, to_json
@@ -22,6 +22,8 @@ from tl_circuits.graph.prune import prune
 from tl_circuits.graph.record import GraphRecord
 from tl_circuits.graph.scores import GraphScores, score
 from tl_circuits.graph.tables import GraphTables, to_networkx, to_pandas
+from tl_circuits.graph.viewer_file import MOST_BYTES, ViewerFile, is_viewer_file
+from tl_circuits.graph.viewer_graph import read_viewer_graph
 from tl_circuits.graph.views import NodeName, NodeView, row_of, rows_found
 from tl_circuits.nodes import Feature, Kind
 
@@ -219,10 +221,26 @@ class AttributionGraph(GraphRecord):
         return as_html(*self._introduction())
 
 
-def load_graph(path: str | FilePath) -> AttributionGraph:
-    """The graph in a file that `AttributionGraph.save` wrote.
+def load_graph(path: str | FilePath, *, max_bytes: int = MOST_BYTES) -> AttributionGraph:
+    """The graph in a file that `AttributionGraph.save` wrote, or in the JSON of a viewer.
 
-    Nothing in the file is executed. Raises `FileError` where the file is missing, damaged, of another format, or holds
-    no lawful graph.
+    The JSON is what `to_json`, circuit-tracer, Neuronpedia, Anthropic's and EleutherAI's tools write, and what their
+    viewers save. It holds no totals, and constants only as biases. Where attention is replaced too (`lorsa`), layer 2l
+    is block l's attention and 2l + 1 its MLP. What had to be mended or left out is said in a
+    `TLCircuitsWarning` and kept in `provenance.settings`. `load_supernodes` reads the supernodes of the same file.
+
+    Nothing in the file is executed. Raises `FileError` where the file is missing, damaged, of another format, JSON of
+    more than `max_bytes` bytes, or holds no lawful graph.
     """
-    return AttributionGraph.load(path)
+    file = file_name(path)
+    max_bytes = number("load_graph", "max_bytes", max_bytes)
+    if not is_viewer_file(file):
+        return AttributionGraph.load(file)
+    try:
+        fields, mended = read_viewer_graph(ViewerFile.of(file, max_bytes=max_bytes))
+        graph = AttributionGraph(**fields)
+    except GraphError as error:
+        raise FileError(f"'{file}' does not hold a graph: {error}") from error
+    if mended:
+        warn_once(f"'{file}' was read with repairs: {'; '.join(mended)}.", stacklevel=2)
+    return graph
