@@ -191,10 +191,12 @@ class _Decoded(torch.autograd.Function):
         values, tables = tensors[: len(codes)], tensors[len(codes) :]
         ctx.save_for_backward(*tensors)
         ctx.codes = codes
-        out = tables[0].new_zeros(codes[0].n_tokens, tables[0].shape[1])
+        out, squares = tables[0].new_zeros(codes[0].n_tokens, tables[0].shape[1]), []
         for code, a, table in zip(codes, values, tables, strict=True):
+            # Norms first: read row after row, the table is in the cache when bags pick rows of it.
+            squares.append(torch.linalg.vector_norm(table, dim=1).square_())
             out += code.active.to_tokens(a if code.on is None else a[code.on], table)
-        return out, *[torch.linalg.vector_norm(table, dim=1).square_() for table in tables]
+        return out, *squares
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -202,9 +204,9 @@ class _Decoded(torch.autograd.Function):
         values, tables = ctx.saved_tensors[: len(codes)], ctx.saved_tensors[len(codes) :]
         out, *squares = grad_outputs
         out = torch.zeros(codes[0].n_tokens, tables[0].shape[1]).to(tables[0]) if out is None else out.contiguous()
-        to_values = [code.pattern.inner(out, table) for code, table in zip(codes, tables, strict=True)]
-        to_tables = []
+        to_values, to_tables = [], []
         for code, a, table, square in zip(codes, values, tables, squares, strict=True):
+            to_values.append(code.pattern.inner(out, table))
             to_table = code.active.to_features(a if code.on is None else a[code.on], out)
             to_tables.append(to_table if square is None else to_table.addcmul_(table, (2 * square)[:, None]))
         return None, *to_values, *to_tables

@@ -66,14 +66,26 @@ class Pattern:
         self, by_token: Float[Tensor, "token d_model"], by_feature: Float[Tensor, "feature d_model"]
     ) -> Float[Tensor, " entry"]:
         """⟨by_token[t], by_feature[i]⟩ at each entry (t, i), and nowhere else."""
-        zeros = by_token.new_zeros(len(self.tokens))
-        with warnings.catch_warnings():
-            # torch announces once that compressed sparse tensors are in beta.
-            warnings.filterwarnings("ignore", message="Sparse CSR", category=UserWarning)
-            entries = torch.sparse_csr_tensor(
-                self._token_starts, self.features, zeros, self.shape, check_invariants=False
-            )
-        return torch.sparse.sampled_addmm(entries, by_token, by_feature.T, beta=0.0).values()
+        # Walked over is the longer side, looked up in the shorter one, which then stays in the cache.
+        if len(by_token) >= len(by_feature):
+            return _inner(self._token_starts, self.features, by_token, by_feature)
+        found = torch.empty_like(self.tokens, dtype=by_token.dtype)
+        found[self._by_feature] = _inner(self._feature_starts, self._tokens_by_feature, by_feature, by_token)
+        return found
+
+
+def _inner(
+    starts: Int64[Tensor, " _"],
+    columns: Int64[Tensor, " entry"],
+    by_row: Float[Tensor, "row d_model"],
+    by_column: Float[Tensor, "column d_model"],
+) -> Float[Tensor, " entry"]:
+    zeros = by_row.new_zeros(len(columns))
+    with warnings.catch_warnings():
+        # torch announces once that compressed sparse tensors are in beta.
+        warnings.filterwarnings("ignore", message="Sparse CSR", category=UserWarning)
+        entries = torch.sparse_csr_tensor(starts, columns, zeros, (len(by_row), len(by_column)), check_invariants=False)
+    return torch.sparse.sampled_addmm(entries, by_row, by_column.T, beta=0.0).values()
 
 
 def _starts(sorted_or_not: Int64[Tensor, " entry"], n: int) -> Int64[Tensor, " _"]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import flag, whole
+from tl_circuits.harvest import CacheForm
 from tl_circuits.training.rules import ActivationName, Rule
 from tl_circuits.training.step import Costs, Penalty, Per
 from tl_circuits.training.weights import Architecture, Tied
@@ -56,6 +57,10 @@ class TrainingSettings:
     - `context`: the most tokens of a prompt cut from texts. What is harvested is held in memory, up to
       `buffer_tokens` tokens of it (None: as many as take 1 GB); more data comes in blocks of so many.
     - `backend`: "dense", "sparse", or "auto", which chooses by the measured density; results agree up to rounding.
+    - `working_dtype="bfloat16"` multiplies copies of encoders and decoders in bfloat16, at some loss of precision; the
+      weights themselves, their updates and checkpoints stay float32.
+    - `cache_dtype`: how a cache on disk keeps activations, "float32" or "int8", a quarter of it, with a scale for every
+      token and layer.
     - `low_memory` updates parameters inside the backward pass, without holding gradients.
 
     The thresholds themselves are trained, not their logarithms: Adam moves every parameter by about `lr` a step, which
@@ -91,6 +96,8 @@ class TrainingSettings:
     buffer_tokens: int | None = None
     backend: Literal["auto", "dense", "sparse"] = "auto"
     low_memory: bool = False
+    working_dtype: Literal["float32", "bfloat16"] = "float32"
+    cache_dtype: CacheForm = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -207,4 +214,6 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "charge": get_args(Per),
     "tied": get_args(Tied),
     "backend": ("auto", "dense", "sparse"),
+    "working_dtype": ("float32", "bfloat16"),
+    "cache_dtype": get_args(CacheForm),
 }

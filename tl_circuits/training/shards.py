@@ -49,9 +49,19 @@ class Shards:
         return cls(shard, n_shards, replica, n_replicas, features[replica], tokens[shard])
 
     @property
+    def n_processes(self) -> int:
+        """How many processes train."""
+        return self.n_shards * self.n_replicas
+
+    @property
+    def rank(self) -> int:
+        """This process's number among them."""
+        return self.replica * self.n_shards + self.shard
+
+    @property
     def alone(self) -> bool:
         """Whether one process does it all."""
-        return self.n_shards * self.n_replicas == 1
+        return self.n_processes == 1
 
     @property
     def speaks(self) -> bool:

@@ -1,16 +1,20 @@
-"""Where batches come from: everything held in memory, or blocks harvested one after another.
+"""Where batches come from: everything held in memory, or blocks one after another, harvested or from a cache on disk.
 
-A batch is a function of the step it is for, so that a run that was broken off goes on with the same ones.
+A batch is a function of the step it is for, so that a run that was broken off goes on with the same ones, and a run
+from a cache with those of a run without.
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tl_circuits.harvest import Block, Pairs, Prompts, blocks, collect
+from tl_circuits.harvest import ActivationCache, Block, Pairs, Prompts, blocks, collect
 from tl_circuits.sites import Model
 from tl_circuits.training.pairs import Normalisation
 from tl_circuits.training.settings import TrainingSettings
@@ -36,8 +40,9 @@ class Data:
 
     @property
     def prompt_weights(self) -> Float[Tensor, " prompt"]:
-        """How often prompts are drawn, relative to each other."""
-        return torch.ones(len(self.prompts.tokens)) if self.weights is None else self.weights
+        """How often prompts are drawn, relative to each other; never those of which nothing counts."""
+        any_kept = self.prompts.kept.any(1).float()
+        return any_kept if self.weights is None else self.weights * any_kept
 
 
 class Source(ABC):
@@ -49,11 +54,17 @@ class Source(ABC):
     def batch(self, step: int) -> Pairs:
         """The tokens of a step."""
 
+    def close(self) -> None:  # noqa: B027
+        """Ends what goes on in the background."""
 
-def source(model: Model, data: Data, settings: TrainingSettings) -> Source:
-    """Everything in memory where it fits there, else blocks."""
+
+def source(model: Model, data: Data, settings: TrainingSettings, cache: ActivationCache | None = None) -> Source:
+    """Everything in memory where it fits there, else blocks, of the model or from a cache."""
     room = held_tokens(settings, model.cfg.n_layers, model.cfg.d_model)
-    return _Held(model, data, settings) if data.prompts.n_kept <= room else _Streamed(model, data, settings, room)
+    harvest = Harvest(model, data.prompts, settings, cache)
+    if data.prompts.n_kept <= room:
+        return _Held(harvest, data, settings)
+    return _Streamed(harvest, data, settings, room)
 
 
 def held_tokens(settings: TrainingSettings, n_layers: int, d_model: int) -> int:
@@ -61,10 +72,41 @@ def held_tokens(settings: TrainingSettings, n_layers: int, d_model: int) -> int:
     return settings.buffer_tokens or min(MOST_HELD, HELD_BYTES // (8 * n_layers * d_model))
 
 
+@dataclass(frozen=True, eq=False)
+class Harvest:
+    """Pairs of any prompts: from the model, or from a cache."""
+
+    model: Model
+    prompts: Prompts
+    settings: TrainingSettings
+    cache: ActivationCache | None
+
+    def of(self, rows: Int64[Tensor, " prompt"]) -> Pairs:
+        """The pairs of some prompts, in this order; `prompt` numbers them among all."""
+        if self.cache is not None:
+            found = self.cache.pairs(rows)
+        else:
+            settings = self.settings
+            tokens, kept = self.prompts.tokens[rows], self.prompts.kept[rows]
+            found = collect(self.model, tokens, kept, settings.read, settings.write, rows)
+        return Pairs(found.reads, found.writes, rows[found.prompt])
+
+    def all(self) -> Pairs:
+        """The pairs of all prompts."""
+        return self.of(torch.arange(len(self.prompts.tokens)))
+
+    def on_its_device(self, pairs: Pairs) -> Pairs:
+        """Pairs where the model is: a cache gives them in the processor's memory."""
+        if self.cache is None:
+            return pairs
+        device = next(self.model.parameters()).device
+        return Pairs(pairs.reads.to(device), pairs.writes.to(device), pairs.prompt)
+
+
 class _Held(Source):
-    def __init__(self, model: Model, data: Data, settings: TrainingSettings) -> None:
+    def __init__(self, harvest: Harvest, data: Data, settings: TrainingSettings) -> None:
         self._settings = settings
-        self._pairs = collect(model, data.prompts.tokens, data.prompts.kept, settings.read, settings.write)
+        self._pairs = harvest.on_its_device(harvest.all())
         self._weights = data.prompt_weights[self._pairs.prompt]
         self.sample = self._drawn(SAMPLE, seeded(settings.seed, -1))
 
@@ -77,27 +119,30 @@ class _Held(Source):
 
 
 class _Streamed(Source):
-    def __init__(self, model: Model, data: Data, settings: TrainingSettings, room: int) -> None:
-        self._model, self._data, self._settings, self._room = model, data, settings, room
+    def __init__(self, harvest: Harvest, data: Data, settings: TrainingSettings, room: int) -> None:
+        self._harvest, self._data, self._settings, self._room = harvest, data, settings, room
+        # The model itself runs in one thread only: hooks are on it while it does.
+        self._ahead = _Ahead(self._load) if harvest.cache is not None else None
         self._restart()
-        block = self._block
-        self._load(block)
-        held = self._held
-        n = min(SAMPLE, held.reads.shape[1])
-        self.sample = Pairs(held.reads[:, :n], held.writes[:, :n], held.prompt[:n])
+        self._hold()
+        held, n = self._held, min(SAMPLE, self._held.reads.shape[1])
+        self.sample = harvest.on_its_device(Pairs(held.reads[:, :n], held.writes[:, :n], held.prompt[:n]))
 
     def batch(self, step: int) -> Pairs:
         if step < self._first:
             self._restart()
-        while step >= self._first + self._block.n_batches:
-            self._first += self._block.n_batches
-            self._block = next(self._blocks)
-        if self._loaded != self._block.number:
-            self._load(self._block)
+        while step >= self._first + self._next[0].n_batches:
+            self._first += self._next.popleft().n_batches
+            self._next.append(next(self._blocks))
+        self._hold()
         begin = (step - self._first) * self._settings.batch_tokens
         part = slice(begin, begin + self._settings.batch_tokens)
         held = self._held
-        return Pairs(held.reads[:, part], held.writes[:, part], held.prompt[part])
+        return self._harvest.on_its_device(Pairs(held.reads[:, part], held.writes[:, part], held.prompt[part]))
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _restart(self) -> None:
         settings = self._settings
@@ -105,15 +150,47 @@ class _Streamed(Source):
             self._data.prompts.kept, self._data.weights, self._room, settings.batch_tokens, settings.seed
         )
         self._first, self._loaded = 0, -1
-        self._block: Block = next(self._blocks)
+        self._next = deque([next(self._blocks), next(self._blocks)])
 
-    def _load(self, block: Block) -> None:
-        prompts, settings = self._data.prompts, self._settings
-        rows = block.prompts
-        found = collect(self._model, prompts.tokens[rows], prompts.kept[rows], settings.read, settings.write)
-        order = torch.randperm(len(found.prompt), generator=seeded(settings.seed, -2 - block.number))
-        self._held = Pairs(found.reads[:, order], found.writes[:, order], rows[found.prompt[order]])
+    def _hold(self) -> None:
+        block, after = self._next
+        if self._loaded == block.number:
+            return
+        self._held = self._load(block) if self._ahead is None else self._ahead.take(block)
         self._loaded = block.number
+        if self._ahead is not None:
+            self._ahead.ask(after)
+
+    def _load(self, block: Block) -> Pairs:
+        found = self._harvest.of(block.prompts)
+        order = torch.randperm(len(found.prompt), generator=seeded(self._settings.seed, -2 - block.number))
+        return Pairs(found.reads[:, order], found.writes[:, order], found.prompt[order])
+
+
+class _Ahead:
+    """The block after the one in use, read by one thread in the background."""
+
+    def __init__(self, load: Callable[[Block], Pairs]) -> None:
+        self._load = load
+        self._thread = ThreadPoolExecutor(1, "activations")
+        self._asked: tuple[int, Future[Pairs]] | None = None
+
+    def ask(self, block: Block) -> None:
+        """Begins to read a block."""
+        self._asked = block.number, self._thread.submit(self._load, block)
+
+    def take(self, block: Block) -> Pairs:
+        """A block, waited for where it was asked for; what was asked for and is not wanted is dropped."""
+        asked, self._asked = self._asked, None
+        if asked is not None and asked[0] == block.number:
+            return asked[1].result()
+        if asked is not None:
+            asked[1].cancel()
+        return self._load(block)
+
+    def close(self) -> None:
+        """Waits for what is being read, and ends the thread."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 def units_of(sample: Pairs) -> Normalisation:

@@ -5,6 +5,7 @@ reconstruct the outputs of all MLPs that they write. A last short stage also min
 full replacement model.
 """
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_circuits.errors import FitError, SettingError
-from tl_circuits.graph.asked import number
-from tl_circuits.harvest import Prompts
+from tl_circuits.graph.asked import file_name, number
+from tl_circuits.harvest import ActivationCache, Prompts
 from tl_circuits.progress import stage
 from tl_circuits.sites import Model
 from tl_circuits.training.folder import RunFolder, terminated
@@ -36,12 +37,14 @@ def train(
     scored: Bool[Tensor, "prompt pos"] | None = None,
     folder: str | Path | None = None,
     checkpoint_every: int = 200,
+    cache: str | Path | None = None,
     shards: int | None = None,
 ) -> CrossLayerTranscoder:
     """A transcoder trained on what the model's MLPs read and write on these prompts.
 
     `data` are right-padded token ids of shape (prompt, position), beginning-of-sequence tokens included; a list of
-    texts or of lists of token ids; or a `datasets.Dataset` with a column "tokens", "input_ids" or "text".
+    texts or of lists of token ids; or a `datasets.Dataset` with a column "tokens", "input_ids" or "text". A stream
+    (`datasets.IterableDataset`) is read from its beginning for as many tokens as the steps take.
     Beginning-of-sequence tokens and padding count nowhere. Prompts are drawn in proportion to `weights` (default: all
     tokens alike); the fine-tuning counts the divergence of next-token predictions at `scored` positions (default: at
     all kept ones).
@@ -50,12 +53,15 @@ def train(
     - With a `folder`, checkpoints go into it every `checkpoint_every` steps, at the end, and when SIGTERM comes, which
       then does what it would have done; `log.jsonl` has a line for every tenth step. The same call takes up what is in
       the folder, and ends with the weights of a run that was never broken off.
+    - With a `cache`, what the MLPs read and write is kept in that folder, harvested once, and used by every run on the
+      same prompts of the same model; what is missing or torn there is harvested again. The batches are the same as
+      without.
     - Where `torch.distributed` is initialised, its processes train together: `shards` of them (default: all) share
       every layer's features, and the others repeat them on other tokens of each batch.
 
     Raises `SettingError` for settings that do not go together, and where the run does not fit in memory; `PromptError`
     for data that is empty or another vocabulary's; `FitError` for NaN, with the layer and the prompts, and where the
-    loss diverges; `FileError` where the folder holds another run, or the disk is full.
+    loss diverges; `FileError` where a folder holds another run or another model's activations, or the disk is full.
     """
     if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
         raise FitError(
@@ -66,16 +72,31 @@ def train(
     every = number("train", "checkpoint_every", checkpoint_every)
     place = Shards.of_world(shards)
     _refuse_together(settings, place)
-    prompts = _data(Prompts.of(model, data, settings.context), weights, scored)
+    if cache is None and settings.cache_dtype != "float32":
+        raise SettingError(
+            f"cache_dtype={settings.cache_dtype!r} is for activations on disk: name a folder for them, cache=..."
+        )
+    most = settings.steps * settings.batch_tokens
+    prompts = _data(Prompts.of(model, data, settings.context, most), weights, scored)
     plan(settings, model, prompts.prompts.n_kept, n_shards=place.n_shards).refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
     said = {"prompts": list(prompts.prompts.tokens.shape), "fingerprint": prompts.prompts.fingerprint()}
     at = None if held is None else held.claim(settings, said)
-    origin = source(model, prompts, settings)
-    begun = (model, prompts, origin, settings, place)
-    run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
-    _advance(run, held, every)
-    return run.transcoder()
+    kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place)
+    with closing(source(model, prompts, settings, kept)) as origin:
+        begun = (model, prompts, origin, settings, place)
+        run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
+        _advance(run, held, every)
+        return run.transcoder()
+
+
+def _cached(
+    model: Model, prompts: Prompts, settings: TrainingSettings, folder: str | Path, place: Shards
+) -> ActivationCache:
+    return ActivationCache.harvested(
+        file_name(folder), model, prompts, settings.read, settings.write, settings.cache_dtype,
+        place=(place.rank, place.n_processes), wait=place.barrier,
+    )  # fmt: skip
 
 
 def _advance(run: Run, folder: RunFolder | None, every: int) -> None:

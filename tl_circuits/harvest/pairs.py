@@ -1,0 +1,82 @@
+"""The model's own passes over prompts, and what its MLPs read and write in them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from tl_circuits.errors import FitError, PromptError
+from tl_circuits.sites import Model, Sites, Tap, run_to
+
+TOKENS_PER_PASS = 16_384
+# What one pass leaves of activations, at most, as far as a single prompt allows.
+PASS_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """MLP inputs and outputs of every kept token, and the prompt that each token is of."""
+
+    reads: Float[Tensor, "layer token d_model"]
+    writes: Float[Tensor, "layer token d_model"]
+    prompt: Int64[Tensor, " token"]
+
+
+def passes(shape: Sequence[int], n_layers: int, d_model: int) -> Iterator[slice]:
+    """The prompts of each pass of the model, of token ids of shape (prompt, position)."""
+    n_prompts, width = shape
+    tokens = min(TOKENS_PER_PASS, PASS_BYTES // (8 * n_layers * d_model))
+    each = max(1, tokens // width)
+    for first in range(0, n_prompts, each):
+        yield slice(first, min(n_prompts, first + each))
+
+
+@torch.no_grad()
+def collect(
+    model: Model,
+    tokens: Int64[Tensor, "prompt pos"],
+    kept: Bool[Tensor, "prompt pos"],
+    read: str,
+    write: str,
+    numbers: Int64[Tensor, " prompt"] | None = None,
+) -> Pairs:
+    """Runs the model over the prompts, no further than its last MLP, and keeps what passes at the kept tokens.
+
+    `numbers` are the prompts' own, where these are some of many. Raises `FitError` where NaN or infinity passes, with
+    the layer, the batch of prompts that ran together, and the prompt.
+    """
+    if not bool(kept.any()):
+        raise PromptError(
+            f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence."
+        )
+    sites = Sites.of(model, read, write).sites
+    named = torch.arange(len(tokens)) if numbers is None else numbers
+    reads: list[list[Tensor]] = [[] for _ in sites]
+    writes: list[list[Tensor]] = [[] for _ in sites]
+    for part in passes(tokens.shape, len(sites), model.cfg.d_model):
+        functions: dict[Tap, Callable[[Tensor], None]] = {}
+        for site in sites:
+            for tap, parts, does in ((site.read, reads, "reads"), (site.write, writes, "writes")):
+                what = f"what the MLP of layer {site.layer} {does}"
+                functions[tap] = _append(parts[site.layer], kept[part], named[part], what)
+        run_to(model, tokens[part], functions, sites[-1].write)
+    stacked = [torch.stack([torch.cat(parts) for parts in side]) for side in (reads, writes)]
+    return Pairs(*stacked, prompt=kept.nonzero()[:, 0])
+
+
+def _append(parts: list[Tensor], keep: Tensor, numbers: Tensor, what: str) -> Callable[[Tensor], None]:
+    def append(x: Tensor) -> None:
+        kept = x[keep].float()
+        finite = kept.isfinite()
+        if not bool(finite.all()):
+            first = int(numbers[keep.nonzero()[:, 0]][(~finite).any(1).nonzero()[0, 0]])
+            raise FitError(
+                f"{int((~finite).sum())} NaN or infinite numbers are in {what}, in the batch of {len(keep)} prompts "
+                f"that begins with prompt {int(numbers[0])}, first in prompt {first}: run the model in float32, or "
+                "leave such prompts out."
+            )
+        parts.append(kept)
+
+    return append

@@ -1,0 +1,223 @@
+"""Training data of any kind as one matrix of token ids."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from tl_circuits.errors import PromptError, warn_once
+from tl_circuits.graph.asked import whole
+from tl_circuits.sites import Model
+
+COLUMNS = ("tokens", "input_ids", "text")
+# Rows that have both token ids and the text they are of, compared before anything runs.
+COMPARED = 4
+
+
+def kept_tokens(tokens: Int64[Tensor, "prompt pos"], tokenizer) -> Bool[Tensor, "prompt pos"]:
+    """All tokens but the beginning-of-sequence tokens a prompt starts with and the padding it ends in.
+
+    The first token attends only to itself and is an outlier in every model; replacement models leave it alone too.
+    """
+    bos = getattr(tokenizer, "bos_token_id", None)
+    kept = ~_padding(tokens, tokenizer)
+    if bos is not None:
+        kept &= ~(tokens == bos).cumprod(-1).bool()
+    return kept
+
+
+def _padding(tokens: Tensor, tokenizer: Any) -> Tensor:
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    return (tokens == pad).flip(-1).cumprod(-1).bool().flip(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Prompts side by side, padded on the right, and which of their tokens count."""
+
+    tokens: Int64[Tensor, "prompt pos"]
+    kept: Bool[Tensor, "prompt pos"]
+
+    @classmethod
+    def of(cls, model: Model, data: Any, context: int | None = None, most_tokens: int | None = None) -> "Prompts":
+        """Prompts from token ids, texts, or a dataset.
+
+        `data` are a matrix of token ids, a list of texts or of lists of token ids, a `datasets.Dataset`, or a stream
+        (`datasets.IterableDataset`, or what else can be iterated over), which is read from its beginning until it has
+        given `most_tokens` tokens. Datasets are read by their column "tokens", "input_ids" or "text". Texts are cut
+        into prompts of at most `context` tokens (default: the model's context), each beginning with the tokenizer's
+        beginning-of-sequence token. Sequences shorter than two tokens count nowhere, with a warning.
+
+        Raises `PromptError` for data that is empty, of another kind, too short, or of another tokenizer.
+        """
+        cut = min(context or model.cfg.n_ctx, model.cfg.n_ctx)
+        if isinstance(data, Tensor):
+            tokens = _matrix(data)
+            there = ~_padding(tokens, model.tokenizer)
+        else:
+            cut_up = (row for item in _items(model, data) for row in _rows(model, item, cut))
+            rows = list(cut_up if hasattr(data, "__len__") else _until(cut_up, most_tokens))
+            if not rows:
+                raise PromptError(f"The data ({type(data).__name__} {data!r:.60}) holds no prompt: give at least one.")
+            tokens, there = _side_by_side(rows, model.tokenizer)
+        kept = there & kept_tokens(tokens, model.tokenizer) & _long_enough(there)[:, None]
+        _refuse_other_vocabulary(tokens, model)
+        if tokens.shape[1] > model.cfg.n_ctx:
+            raise PromptError(
+                f"Prompts have {tokens.shape[1]} tokens, but the model's context holds {model.cfg.n_ctx}: cut them, or "
+                "give texts, which are cut here."
+            )
+        if not bool(kept.any()):
+            raise PromptError(
+                f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence."
+            )
+        return cls(tokens, kept)
+
+    @property
+    def n_kept(self) -> int:
+        """How many tokens count."""
+        return int(self.kept.sum())
+
+    def fingerprint(self) -> int:
+        """A number by which the same prompts are known again."""
+        place = torch.arange(1, self.tokens.numel() + 1).view_as(self.tokens)
+        return int(((self.tokens + 1) * self.kept * (place * 2_654_435_761 % 1_000_003)).sum() % (2**61 - 1))
+
+
+def _long_enough(there: Tensor) -> Tensor:
+    lengths = there.sum(1)
+    enough = lengths >= 2
+    if not bool(enough.any()):
+        raise PromptError(
+            f"All {len(there)} sequences are shorter than two tokens (the longest has {int(lengths.max())}): a first "
+            "token attends to nothing but itself, so give longer ones."
+        )
+    if not bool(enough.all()):
+        short = (~enough).nonzero()[:, 0]
+        warn_once(
+            f"{len(short)} of {len(there)} sequences are shorter than two tokens, number {int(short[0])} first: "
+            "nothing is trained on them.",
+            stacklevel=4,
+        )
+    return enough
+
+
+def _matrix(data: Tensor) -> Int64[Tensor, "prompt pos"]:
+    if data.ndim != 2 or data.is_floating_point() or data.dtype == torch.bool or not data.numel():
+        raise PromptError(
+            f"Training data of shape {tuple(data.shape)} and {data.dtype} was given: token ids are integers of shape "
+            "(prompt, position), with at least one prompt."
+        )
+    return data.to(torch.int64)
+
+
+def _items(model: Model, data: Any) -> Iterable[Any]:
+    if isinstance(data, str | bytes | Mapping) or not hasattr(data, "__iter__"):
+        raise PromptError(
+            f"{type(data).__name__} {data!r:.60} is no training data: give a list of texts, token ids of shape "
+            "(prompt, position), or a dataset of the package datasets, streamed or not."
+        )
+    columns = getattr(data, "column_names", None)
+    if columns is not None and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        name = _column(columns)
+        _refuse_other_tokenizer(model, [data[row] for row in range(min(COMPARED, len(data)))])
+        return data[name]
+    return data if isinstance(data, Sequence) else _streamed(model, iter(data))
+
+
+def _streamed(model: Model, items: Iterator[Any]) -> Iterator[Any]:
+    first = list(islice(items, COMPARED))
+    if not all(isinstance(item, Mapping) for item in first):
+        yield from chain(first, items)
+        return
+    _refuse_other_tokenizer(model, first)
+    for item in chain(first, items):
+        yield item[_column(list(item))]
+
+
+def _column(columns: Sequence[str]) -> str:
+    name = next((name for name in COLUMNS if name in columns), None)
+    if name is None:
+        raise PromptError(
+            f"The dataset has columns {', '.join(map(repr, columns))}, but prompts are read from "
+            f"{', '.join(map(repr, COLUMNS))}: rename one with dataset.rename_column(...)."
+        )
+    return name
+
+
+def _until(rows: Iterator[list[int]], most_tokens: int | None) -> Iterator[list[int]]:
+    n_tokens = 0
+    for row in rows:
+        yield row
+        n_tokens += len(row)
+        if most_tokens is not None and n_tokens >= most_tokens:
+            return
+
+
+def _rows(model: Model, item: Any, context: int) -> Iterator[list[int]]:
+    tokenizer = model.tokenizer
+    head: list[int] = []
+    if isinstance(item, str):
+        if tokenizer is None:
+            raise PromptError(f"The model has no tokenizer for the text {item!r:.40}: give token ids.")
+        bos = getattr(tokenizer, "bos_token_id", None)
+        head = [] if bos is None else [bos]
+        ids = tokenizer.encode(item, add_special_tokens=False)
+    else:
+        ids = item.tolist() if hasattr(item, "tolist") else item
+        if not isinstance(ids, list | tuple) or any(whole(token) is None for token in ids):
+            raise PromptError(f"{item!r:.60} is no prompt to train on: give texts, or lists of token ids.")
+    each = max(1, context - len(head))
+    for first in range(0, max(1, len(ids)), each):
+        row = head + [int(token) for token in ids[first : first + each]]
+        # What is left over of a long text is no sequence of its own.
+        if not first or len(row) > 1:
+            yield row
+
+
+def _side_by_side(rows: list[list[int]], tokenizer: Any) -> tuple[Tensor, Tensor]:
+    width = max(len(row) for row in rows)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    tokens = torch.full((len(rows), width), 0 if pad is None else pad, dtype=torch.int64)
+    there = torch.zeros_like(tokens, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        there[place, : len(row)] = True
+    return tokens, there
+
+
+def _refuse_other_vocabulary(tokens: Tensor, model: Model) -> None:
+    low, high = (int(extreme) for extreme in tokens.aminmax())
+    if low < 0 or high >= model.cfg.d_vocab:
+        worst = high if high >= model.cfg.d_vocab else low
+        raise PromptError(
+            f"Token id {worst} is not in the model's vocabulary of {model.cfg.d_vocab} tokens (0 to "
+            f"{model.cfg.d_vocab - 1}): the data was made with another model's tokenizer."
+        )
+
+
+def _refuse_other_tokenizer(model: Model, rows: Sequence[Mapping[str, Any]]) -> None:
+    # Ids of another tokenizer may all be in the vocabulary. Where the text is there too, they can be told.
+    tokenizer, name = model.tokenizer, _column(list(rows[0])) if rows else "text"
+    if tokenizer is None or name == "text" or any(not isinstance(row.get("text"), str) for row in rows):
+        return
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    same, most = 0, 0
+    for row in rows:
+        own = tokenizer.encode(row["text"], add_special_tokens=False)
+        given = [token for token in row[name] if token not in special]
+        same += (Counter(own) & Counter(given)).total()
+        most += min(len(own), len(given))
+    if 2 * same < most:
+        raise PromptError(
+            f"In the first {len(rows)} rows {same} of {most} ids in {name!r} are those of the text beside them by this "
+            f"model's tokenizer: the data was made with another one. Remove the column {name!r} to have the text cut "
+            "here, or 'text' where it is of something else."
+        )
