@@ -121,14 +121,16 @@ def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, see
             torch.testing.assert_close(gradients[name], gradient, atol=1e-11, rtol=1e-9)
 
 
-@given(seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+@given(
+    seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]), shape=st.sampled_from([(7, 9), (9, 7)])
+)
 @settings(max_examples=20)
-def test_products_over_a_pattern_are_those_of_the_matrix(seed: int, share: float) -> None:
+def test_products_over_a_pattern_are_those_of_the_matrix(seed: int, share: float, shape: tuple[int, int]) -> None:
     draw = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(7, 9, generator=draw, dtype=torch.float64) * (torch.rand(7, 9, generator=draw) < share)
+    matrix = torch.randn(shape, generator=draw, dtype=torch.float64) * (torch.rand(shape, generator=draw) < share)
     tokens, features = matrix.nonzero(as_tuple=True)
-    pattern, values = Pattern(tokens, features, (7, 9)), matrix[tokens, features]
-    rows, gradient = (torch.randn(n, 4, generator=draw, dtype=torch.float64) for n in (9, 7))
+    pattern, values = Pattern(tokens, features, shape), matrix[tokens, features]
+    gradient, rows = (torch.randn(n, 4, generator=draw, dtype=torch.float64) for n in shape)
     torch.testing.assert_close(pattern.to_tokens(values, rows), matrix @ rows)
     torch.testing.assert_close(pattern.to_features(values, gradient), matrix.T @ gradient)
     torch.testing.assert_close(pattern.inner(gradient, rows), (gradient @ rows.T)[tokens, features])
