@@ -121,9 +121,7 @@ def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, see
             torch.testing.assert_close(gradients[name], gradient, atol=1e-11, rtol=1e-9)
 
 
-@given(
-    seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]), shape=st.sampled_from([(7, 9), (9, 7)])
-)
+@given(seed=st.integers(0, 99), share=st.sampled_from([0.0, 0.05, 0.5, 1.0]), shape=st.sampled_from([(7, 9), (9, 7)]))
 @settings(max_examples=20)
 def test_products_over_a_pattern_are_those_of_the_matrix(seed: int, share: float, shape: tuple[int, int]) -> None:
     draw = torch.Generator().manual_seed(seed)
