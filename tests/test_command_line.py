@@ -268,6 +268,15 @@ def test_a_model_and_a_transcoder_in_folders(folders: tuple[str, str], tmp_path:
     assert found["outputs"][0]["probability"] == pytest.approx(float(top), rel=1e-5)
 
 
+def test_a_plan_is_said_instead_of_a_graph(folders: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "x.graph"
+    found = json.loads(trace(folders, "--plan", "--memory-budget", "1", "--out", str(out), "--json").stdout)
+    assert (found["memory_budget"], found["fits"]) == (10**9, True)
+    assert found["n_features"] > 0
+    assert not out.exists()
+    assert "coverage=0.95 takes about" in " ".join(trace(folders, "--plan").stdout.split())
+
+
 @pytest.mark.slow
 def test_targets_coverage_and_limits_are_passed_on(folders: tuple[str, str]) -> None:
     result = trace(folders, "--target", " Austin", "--target", " robin", "--coverage", "0.5", "--json")

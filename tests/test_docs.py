@@ -125,9 +125,7 @@ def figures() -> str:
         f"The demo is a toy of {record['model']['n_layers']} layers, and so are its figures. The model answers "
         f"{found['model: two-hop held out']:.1%} of held-out two-hop questions. With every MLP replaced by the "
         f"cross-layer transcoder it still gives its own answer to {found['clt: agreement, two-hop held out']:.1%} of "
-        f"them, with {found['clt: mean L0']:.1f} features active per token and layer. Patching the features of one "
-        f"state out and those of another in turns {found['clt: state swap']:.0%} of the answers into the other "
-        f"state's; as many random features turn {found['clt: state swap, random features']:.0%}."
+        f"them, with {found['clt: mean L0']:.1f} features active per token and layer."
     )
 
 

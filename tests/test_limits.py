@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests import models
-from tl_circuits.attribution import attribute
+from tl_circuits.attribution import attribute, plan
 from tl_circuits.attribution.expansion import SMALLEST_ROUND, Expansion
 from tl_circuits.attribution.limits import Limits
-from tl_circuits.attribution.plan import SWEEPS, plan
+from tl_circuits.attribution.planner import SWEEPS, reckoned
 from tl_circuits.errors import SettingError, TLCircuitsWarning
 from tl_circuits.replacement import LocalReplacementModel, localize
 from tl_circuits.replacement.sweep import Sweep
@@ -27,7 +27,7 @@ def local(family: str = "gpt2") -> LocalReplacementModel:
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_a_plan_counts_at_least_the_edges_that_come(family: str) -> None:
     here = local(family)
-    planned = plan(here, Sweep.of(here))
+    planned = reckoned(here, Sweep.of(here), 10**9)
     graph = attribute(here)
     rows = graph.edges.indptr.diff()[: planned.n_features]
     assert planned.n_features == len(here.features)
@@ -78,7 +78,7 @@ def test_memory_that_runs_out_on_the_way_stops_a_partial_graph(monkeypatch: pyte
 def test_a_full_graph_that_does_not_fit_is_refused_with_the_numbers() -> None:
     here, refused = local(), 0
     for budget in (10**5, 3 * 10**5, 10**6, 3 * 10**6, 10**7):
-        planned = plan(here, Sweep.of(here, memory_budget=budget // SWEEPS))
+        planned = reckoned(here, Sweep.of(here, memory_budget=budget // SWEEPS), budget)
         if planned.bytes <= budget:
             assert attribute(here, memory_budget=budget).coverage == 1
             continue
@@ -87,6 +87,21 @@ def test_a_full_graph_that_does_not_fit_is_refused_with_the_numbers() -> None:
         with pytest.raises(SettingError, match=says):
             attribute(here, memory_budget=budget)
     assert 0 < refused < 5
+
+
+def test_a_plan_says_what_the_full_graph_takes_and_whether_it_fits() -> None:
+    here = local()
+    planned = plan(here, memory_budget=10**7)
+    assert (planned.n_features, planned.fits) == (len(here.features), True)
+    assert planned.seconds > 0
+    assert "and may take 10.0 MB. coverage=0.95 takes" in str(planned)
+    # Rows, three times over, are 36 bytes for each edge.
+    narrow = plan(here, memory_budget=planned.edges * 30)
+    assert not narrow.fits
+    assert f"at most {narrow.max_features:,} features fit" in str(narrow)
+    assert 1 <= narrow.max_features < planned.max_features == planned.n_features
+    with pytest.raises(SettingError, match=f"max_features={narrow.max_features} or fewer"):
+        attribute(here, memory_budget=narrow.memory_budget)
 
 
 @pytest.mark.slow
@@ -156,7 +171,7 @@ def test_prefixes_are_cut_for_no_more_rows_than_there_are_features(monkeypatch: 
 
 @pytest.mark.slow
 def test_a_graph_that_takes_long_is_announced_with_what_less_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_circuits.attribution.plan.LONG", 0.0)
+    monkeypatch.setattr("tl_circuits.attribution.planner.LONG", 0.0)
     with pytest.warns(TLCircuitsWarning, match=r"The full graph of \d+ features will take about .*coverage=0.95"):
         attribute(local())
 

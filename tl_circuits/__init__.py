@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tl_circuits.attribution import Plan as Plan
     from tl_circuits.attribution import Target as Target
     from tl_circuits.attribution import Targets as Targets
     from tl_circuits.attribution import attribute as attribute
+    from tl_circuits.attribution import plan as plan
     from tl_circuits.attribution import trace as trace
     from tl_circuits.attribution import trace_many as trace_many
     from tl_circuits.errors import FileError as FileError
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from tl_circuits.graph import load_supernodes as load_supernodes
     from tl_circuits.intervention import FaithfulnessReport as FaithfulnessReport
     from tl_circuits.intervention import FidelityReport as FidelityReport
+    from tl_circuits.intervention import GenerationResult as GenerationResult
+    from tl_circuits.intervention import HopCollapse as HopCollapse
+    from tl_circuits.intervention import InterventionResult as InterventionResult
+    from tl_circuits.intervention import Validation as Validation
+    from tl_circuits.intervention import WriteShares as WriteShares
     from tl_circuits.intervention import evaluate as evaluate
     from tl_circuits.intervention import faithfulness as faithfulness
     from tl_circuits.intervention import generate as generate
@@ -45,6 +52,10 @@ if TYPE_CHECKING:
     from tl_circuits.page import load_labels as load_labels
     from tl_circuits.page import save_page as save_page
     from tl_circuits.page import show as show
+    from tl_circuits.pictures import plot as plot
+    from tl_circuits.pictures import plot_error_share as plot_error_share
+    from tl_circuits.pictures import plot_intervention as plot_intervention
+    from tl_circuits.pictures import subgraph_svg as subgraph_svg
     from tl_circuits.replacement import LocalReplacementModel as LocalReplacementModel
     from tl_circuits.replacement import localize as localize
     from tl_circuits.replacement import replace_mlps as replace_mlps
@@ -65,7 +76,7 @@ if TYPE_CHECKING:
     from tl_circuits.zoo.demo import demo as demo
 
 _ROOMS = {
-    "attribution": ("Target", "Targets", "attribute", "trace", "trace_many"),
+    "attribution": ("Plan", "Target", "Targets", "attribute", "plan", "trace", "trace_many"),
     "errors": (
         "FileError",
         "FitError",
@@ -80,6 +91,11 @@ _ROOMS = {
     "intervention": (
         "FaithfulnessReport",
         "FidelityReport",
+        "GenerationResult",
+        "HopCollapse",
+        "InterventionResult",
+        "Validation",
+        "WriteShares",
         "evaluate",
         "faithfulness",
         "generate",
@@ -90,6 +106,7 @@ _ROOMS = {
     ),
     "nodes": ("Feature", "Intervention"),
     "page": ("load_labels", "save_page", "show"),
+    "pictures": ("plot", "plot_error_share", "plot_intervention", "subgraph_svg"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
     "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),
@@ -114,4 +131,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

@@ -35,7 +35,7 @@ from tl_circuits.options import (
     share,
 )
 from tl_circuits.page_command import page_command
-from tl_circuits.terminal import check_place, make_folder, one_line, say, show, working
+from tl_circuits.terminal import Shown, check_place, make_folder, one_line, say, show, working
 from tl_circuits.train_command import train_command
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def trace_command(
     ] = 0.98,
     out: Annotated[Path | None, typer.Option(help="Write the graph here; tlc.load_graph reads it.")] = None,
     json_out: Annotated[Path | None, typer.Option(help="Write JSON for circuit-tracer's viewers here.")] = None,
+    plan_only: Annotated[bool, typer.Option("--plan", help="Say what the full graph would take, and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Trace one prompt: which features lead from its tokens to what the model says next."""
@@ -138,7 +139,7 @@ def trace_command(
     with working():
         import torch
 
-        from tl_circuits.attribution import attribute
+        from tl_circuits.attribution import attribute, plan
         from tl_circuits.graph.report import Report
         from tl_circuits.replacement import localize
         from tl_circuits.zoo.firing import labelled
@@ -152,22 +153,26 @@ def trace_command(
             model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
         )
         local = localize(borrowed, found, prompt)
-        graph = attribute(
-            local,
-            target or None,
-            coverage=coverage,
-            max_features=max_features,
-            time_budget=time_budget,
-            memory_budget=in_bytes(memory_budget),
-            max_targets=max_targets,
-        )
-        graph = labelled(graph, borrowed, found) if model == DEMO else graph
-        graph = graph if prune is None else graph.prune(prune, prune_edges)
-        files = {} if out is None else {"graph": graph.save(out)}
-        if json_out is not None:
-            graph.to_json(json_out)
-            files["json"] = json_out
-        report = Report(graph, _top_outputs(local), files)
+        memory = in_bytes(memory_budget)
+        if plan_only:
+            report: Shown = plan(local, target or None, memory_budget=memory, max_targets=max_targets)
+        else:
+            graph = attribute(
+                local,
+                target or None,
+                coverage=coverage,
+                max_features=max_features,
+                time_budget=time_budget,
+                memory_budget=memory,
+                max_targets=max_targets,
+            )
+            graph = labelled(graph, borrowed, found) if model == DEMO else graph
+            graph = graph if prune is None else graph.prune(prune, prune_edges)
+            files = {} if out is None else {"graph": graph.save(out)}
+            if json_out is not None:
+                graph.to_json(json_out)
+                files["json"] = json_out
+            report = Report(graph, _top_outputs(local), files)
     show(report, as_json)
 
 

@@ -7,6 +7,7 @@ import math
 import operator
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from tl_circuits.attribution.checks import Rows, errors
 from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.limits import Limits
-from tl_circuits.attribution.plan import SWEEPS, announce, check_batch, check_memory, plan, row_work
+from tl_circuits.attribution.planner import SWEEPS, Plan, announce, check_batch, check_memory, reckoned, row_work
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph, Provenance
@@ -84,6 +85,27 @@ def attribute(
         return _assemble(local, found, expansion, settings)
 
 
+def plan(
+    local: LocalReplacementModel,
+    targets: TargetsLike = None,
+    *,
+    memory_budget: int | None = None,
+    max_targets: int = 10,
+    target_probability: float = 0.95,
+) -> Plan:
+    """What `attribute` would take for the full graph, in memory and time, without tracing its features.
+
+    Memory is reckoned from shapes, seconds from what the rows of the targets take now; `memory_budget` as there. Raises
+    `TargetError` and `SettingError` as `attribute` does, but tells of a full graph that does not fit (`fits`).
+    """
+    check_unhooked_since(local)
+    limits = Limits.of(1.0, None, None, memory_budget)
+    with torch.inference_mode(False), torch.no_grad():
+        found = resolve(Targets.parse(targets, max_targets, target_probability), local)
+        sweep = _sweep(local, len(local.features), limits.memory_budget)
+        return _timed(reckoned(local, sweep, limits.memory_budget), sweep, found)[0]
+
+
 def trace(
     model: Model,
     transcoder: CrossLayerTranscoder,
@@ -116,17 +138,29 @@ def trace(
 
 def _begin(local: LocalReplacementModel, found: Sequence[Target], limits: Limits) -> Expansion:
     n_rows = len(local.features) if limits.max_features is None else min(limits.max_features, len(local.features))
-    sweep = Sweep.of(local, n_rows=n_rows, memory_budget=limits.memory_budget // SWEEPS)
-    check_batch(sweep, limits.memory_budget)
-    planned = plan(local, sweep)
+    sweep = _sweep(local, n_rows, limits.memory_budget)
+    planned = reckoned(local, sweep, limits.memory_budget)
     if limits.everything:
-        check_memory(planned, limits.memory_budget)
+        check_memory(planned)
+    timed, rows = _timed(planned, sweep, found)
+    if limits.everything:
+        announce(timed)
+    return Expansion.start(sweep, rows, _weights(found))
+
+
+def _sweep(local: LocalReplacementModel, n_rows: int, memory_budget: int) -> Sweep:
+    sweep = Sweep.of(local, n_rows=n_rows, memory_budget=memory_budget // SWEEPS)
+    check_batch(sweep, memory_budget)
+    return sweep
+
+
+def _timed(planned: Plan, sweep: Sweep, found: Sequence[Target]) -> tuple[Plan, Float[Tensor, "target source"]]:
+    """The plan with the seconds that the rows of the targets let expect, and these rows."""
     start = time.monotonic()
     rows = _target_rows(sweep, found)
-    if limits.everything:
-        layer, pos = (torch.tensor([getattr(target, name) for target in found]) for name in ("layer", "pos"))
-        announce(planned, time.monotonic() - start, float(row_work(sweep, layer, pos).sum()))
-    return Expansion.start(sweep, rows, _weights(found))
+    elapsed = time.monotonic() - start
+    layer, pos = (torch.tensor([getattr(target, name) for target in found]) for name in ("layer", "pos"))
+    return replace(planned, seconds=elapsed * planned.work / float(row_work(sweep, layer, pos).sum())), rows
 
 
 def _target_rows(sweep: Sweep, found: Sequence[Target]) -> Float[Tensor, "target source"]:

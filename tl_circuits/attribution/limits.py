@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 from tl_circuits.attribution.expansion import SMALLEST_ROUND, Expansion
-from tl_circuits.attribution.plan import COPIES, default_memory_budget
+from tl_circuits.attribution.planner import COPIES, default_memory_budget
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import positive, share, whole
 

@@ -18,7 +18,7 @@ import torch
 from tl_circuits.attribution.attribute import TargetsLike, trace
 from tl_circuits.attribution.limits import Limits
 from tl_circuits.attribution.made_by import made_by
-from tl_circuits.attribution.plan import default_memory_budget
+from tl_circuits.attribution.planner import default_memory_budget
 from tl_circuits.attribution.prompts import as_json, many
 from tl_circuits.attribution.ranks import Ranks, shares, together
 from tl_circuits.attribution.targets import Targets

@@ -1,5 +1,6 @@
 """What a graph will take, in memory and in time: reckoned before it is begun, and said where it is much."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -24,13 +25,44 @@ BATCHES = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """What the rows of all features would take. `edges` is an upper bound: every source that causality allows."""
+    """What the full graph of a prompt takes: at most so many `edges`, and `bytes` while it is put together.
+
+    `edges` is every source that causality allows. `work` is blocks walked down times positions, over all rows;
+    `seconds` is judged by those of the targets, where they have been traced.
+    """
 
     n_features: int
     edges: int
     bytes: int
-    work: Float64[Tensor, " feature"]
-    """Of each feature's row: blocks walked down, times positions."""
+    memory_budget: int
+    work: float
+    seconds: float = math.nan
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory budget holds the full graph."""
+        return self.bytes <= self.memory_budget
+
+    @property
+    def max_features(self) -> int:
+        """Of how many features the rows fit the memory budget, about."""
+        return min(self.n_features, max(1, int(self.n_features * self.memory_budget / self.bytes)))
+
+    def __str__(self) -> str:
+        takes = f"about {_duration(self.seconds)} and {_size(self.bytes)}"
+        full = f"The full graph of {self.n_features:,} features has up to {self.edges:,} edges: {takes}"
+        less = f"coverage=0.95 takes about {_duration(self.seconds / 7)} to {_duration(self.seconds / 2)} of it."
+        if not self.fits:
+            return f"{full}, but may take {_size(self.memory_budget)}: at most {self.max_features:,} features fit."
+        return f"{full}, and may take {_size(self.memory_budget)}. {less}"
+
+    def __rich__(self) -> str:
+        return str(self)
+
+    def to_dict(self) -> dict[str, float | int | bool]:
+        """The plan for a machine to read."""
+        found = {name: getattr(self, name) for name in ("n_features", "edges", "bytes", "memory_budget", "seconds")}
+        return found | {"fits": self.fits, "max_features": self.max_features}
 
 
 def default_memory_budget() -> int:
@@ -38,8 +70,8 @@ def default_memory_budget() -> int:
     return psutil.virtual_memory().available // 2
 
 
-def plan(local: LocalReplacementModel, sweep: Sweep) -> Plan:
-    """What the full graph of a local replacement model takes beside its targets."""
+def reckoned(local: LocalReplacementModel, sweep: Sweep, memory_budget: int) -> Plan:
+    """What the full graph of a local replacement model takes beside its targets, from shapes."""
     layer, pos = local.features[:, 0].cpu(), local.features[:, 1].cpu()
     n_layers, n_pos = local.n_layers, local.n_pos
     cell = torch.bincount(layer * n_pos + pos, minlength=n_layers * n_pos).view(n_layers, n_pos)
@@ -50,7 +82,7 @@ def plan(local: LocalReplacementModel, sweep: Sweep) -> Plan:
     rows = edges * (local.activations.element_size() + torch.int32.itemsize)
     # Rows that are on their way have gone when those that are there are put together.
     n_bytes = rows + max((COPIES - 1) * rows, BATCHES * sweep.batch_bytes) + sweep.bytes
-    return Plan(len(layer), edges, n_bytes, row_work(sweep, layer, pos))
+    return Plan(len(layer), edges, n_bytes, memory_budget, float(row_work(sweep, layer, pos).sum()))
 
 
 def row_work(sweep: Sweep, layer: Int64[Tensor, " row"], pos: Int64[Tensor, " row"]) -> Float64[Tensor, " row"]:
@@ -58,14 +90,14 @@ def row_work(sweep: Sweep, layer: Int64[Tensor, " row"], pos: Int64[Tensor, " ro
     return (layer + 1).double() * sweep.prefix_lengths(pos)
 
 
-def check_memory(planned: Plan, memory_budget: int) -> None:
+def check_memory(planned: Plan) -> None:
     """Raises `SettingError`, with the numbers, where the full graph does not fit."""
-    if planned.bytes > memory_budget:
-        fitting = int(planned.n_features * memory_budget / planned.bytes)
+    if not planned.fits:
         raise SettingError(
             f"The full graph of {planned.n_features:,} features has up to {planned.edges:,} edges, which take "
-            f"{_size(planned.bytes)} while it is put together, and the memory budget is {_size(memory_budget)}: give "
-            f"coverage=0.95 or less, max_features={max(1, fitting)} or fewer, or a larger memory_budget in bytes."
+            f"{_size(planned.bytes)} while it is put together, and the memory budget is "
+            f"{_size(planned.memory_budget)}: give coverage=0.95 or less, max_features={planned.max_features} or "
+            "fewer, or a larger memory_budget in bytes."
         )
 
 
@@ -80,18 +112,15 @@ def check_batch(sweep: Sweep, memory_budget: int) -> None:
         )
 
 
-def announce(planned: Plan, seconds: float, done: float) -> None:
-    """Warns where the full graph will take long, judged by the `seconds` that the targets' rows took for their work.
-
-    `done` is that work, in the same units as `planned.work`.
-    """
-    expected = seconds / done * float(planned.work.sum()) if done else 0.0
-    if expected > LONG:
+def announce(planned: Plan) -> None:
+    """Warns where the full graph will take long."""
+    if planned.seconds > LONG:
         warnings.warn(
-            f"The full graph of {planned.n_features:,} features will take about {_duration(expected)} and "
+            f"The full graph of {planned.n_features:,} features will take about {_duration(planned.seconds)} and "
             f"{_size(planned.bytes)}. "
             f"coverage=0.95 traces 95% of the targets' influence, and takes a seventh to a half of that where it was "
-            f"measured: about {_duration(expected / 7)} to {_duration(expected / 2)} here. time_budget= stops in time.",
+            f"measured: about {_duration(planned.seconds / 7)} to {_duration(planned.seconds / 2)} here. time_budget= "
+            "stops in time.",
             TLCircuitsWarning,
             stacklevel=3,
         )
