@@ -1,7 +1,8 @@
 """Other trainers' model classes, from a checkout of theirs: how each makes one training step on given data.
 
 Of crosslayer-transcoder (Goreg12345) the model is run, and the loss of its JumpReLU module written out here, since that
-module needs Lightning; of crosslayer-coding (curt-tigges) the model and its loss manager. Both with fused Adam.
+module needs Lightning; of crosslayer-coding (curt-tigges) the model and its loss manager; of CLT-Forge the model, its
+loss, and the clipping of its trainer. All with fused Adam, which CLT-Forge's trainer does not ask for.
 """
 
 import importlib
@@ -25,6 +26,9 @@ class Shape:
     features: int
 
 
+LR = 1e-7
+"""Low enough that what is on stays on: a step costs the same at any rate."""
+
 Make = Callable[[Path, Shape, int, float], Callable[..., Any]]
 
 
@@ -43,7 +47,7 @@ def crosslayer_transcoder(checkout: Path, shape: Shape, l0: int, bandwidth: floa
         units.DimensionwiseInputStandardizer(shape.n_layers, shape.d_model),
         units.DimensionwiseOutputStandardizer(shape.n_layers, shape.d_model),
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
 
     def step(x: Tensor, y: Tensor) -> float:
         batch = torch.stack([x.transpose(0, 1), y.transpose(0, 1)], dim=1)
@@ -82,7 +86,7 @@ def crosslayer_coding(checkout: Path, shape: Shape, l0: int, _bandwidth: float) 
                               activation_path=".", sparsity_lambda=1e-3),
         clt_config=told,
     )  # fmt: skip
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
 
     def step(x: Tensor, y: Tensor) -> float:
         inputs, targets = (dict(enumerate(side)) for side in (x, y))
@@ -94,6 +98,40 @@ def crosslayer_coding(checkout: Path, shape: Shape, l0: int, _bandwidth: float) 
         # As its trainer does, or the norms' graph would be gone at the next step.
         model.decoder_module._cached_decoder_norms = None
         return sum(float((a > 0).sum()) for a in active.values()) / x.shape[1] / shape.n_layers
+
+    return step
+
+
+def clt_forge(checkout: Path, shape: Shape, l0: int, bandwidth: float) -> Callable[[Tensor, Tensor], float]:
+    """Its own forward pass, which returns its loss, and the gradient clipped as its trainer clips it."""
+    sys.path.insert(0, str(checkout / "src"))
+    config, models = (importlib.import_module(name) for name in ("clt_forge.config", "clt_forge.clt"))
+    told = config.CLTConfig(
+        device="cpu",
+        dtype="float32",
+        seed=0,
+        model_name="",
+        d_in=shape.d_model,
+        d_latent=shape.features,
+        n_layers=shape.n_layers,
+        jumprelu_bandwidth=bandwidth,
+        jumprelu_init_threshold=_sharp(shape, l0) * (shape.d_model / (3 * shape.features)) ** 0.5,
+        normalize_decoder=False,
+        dead_feature_window=250,
+        cross_layer_decoders=True,
+        context_size=1,
+        l0_coefficient=1e-3,
+    )
+    model = models.CLT(told)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
+
+    def step(x: Tensor, y: Tensor) -> float:
+        loss, found = model(x.transpose(0, 1), y.transpose(0, 1), 1e-3, 1e-5)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float((found.feature_acts > 0).sum()) / x.shape[1] / shape.n_layers
 
     return step
 
@@ -115,4 +153,5 @@ def _parts(package: str, checkout: Path, *names: str) -> dict[str, Any]:
 PEERS: Mapping[str, Make] = {
     "crosslayer-transcoder": crosslayer_transcoder,
     "crosslayer-coding": crosslayer_coding,
+    "clt-forge": clt_forge,
 }

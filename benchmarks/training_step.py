@@ -4,23 +4,25 @@
     python -m benchmarks.training_step --size B --peer crosslayer-transcoder=PATH_OF_ITS_CHECKOUT
 
 Random data, all in memory, one thread, fused Adam. Thresholds are set so that as many features as asked for are on per
-token. Of `--peer` programs, only the model class, its own loss and its optimizer run: `benchmarks/training_peers.py`
-says how each is called. Times are processor seconds per thousand tokens, medians over steps after warm-up.
+token, and the learning rate so low that they stay. Of `--peer` programs, only the model class, its own loss and its
+optimizer run: `benchmarks/training_peers.py` says how each is called. Programs take turns, each turn in a process of
+its own. Times are processor seconds per thousand tokens, medians over all steps but the first of each turn; memory is
+the most that a process held.
 """
 
 import argparse
 import ctypes
-import resource
+import multiprocessing
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.measure import peak_mib
 from benchmarks.record import Record, add_options, median, say, settings
-from benchmarks.training_peers import PEERS, Shape
+from benchmarks.training_peers import LR, PEERS, Shape
 from tl_circuits.training.codes import Backend
 from tl_circuits.training.optimizer import Optimizer
 from tl_circuits.training.rules import Rule
@@ -58,7 +60,7 @@ def ours(shape: Shape, l0: int, bandwidth: float, backend: Backend, low_memory: 
     """One step of ours: forward, loss, backward, optimizer."""
     weights = random_weights(shape, l0, seed=0)
     optimizer = Optimizer(weights, low_memory=low_memory)
-    optimizer.set_lr(1e-4)
+    optimizer.set_lr(LR)
     rule, costs = Rule("jump_relu", bandwidth=bandwidth), Costs()
 
     def step(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -79,43 +81,61 @@ def gradients(shape: Shape, l0: int, bandwidth: float, tokens: int, backend: Bac
     return {name: p.grad for name, p in weights.parameters.items() if p.grad is not None}
 
 
-def timed(step: Callable[..., Any], shape: Shape, tokens: int, runs: int) -> dict[str, Any]:
-    """Processor seconds per thousand tokens of each step but the first two, and what the last one returned."""
+def timed(step: Callable[..., Any], shape: Shape, tokens: int, steps: int) -> dict[str, Any]:
+    """Processor seconds per thousand tokens of each step but the first, what the last one returned, and the peak."""
     x, y = _data(shape, tokens)
     seconds, said = [], None
-    for number in range(runs + 2):
+    for number in range(steps + 1):
         began = time.process_time()
         said = step(x, y)
-        if number >= 2:
+        if number:
             seconds.append((time.process_time() - began) * 1000 / tokens)
-    return {"seconds_per_1k_tokens": seconds, "l0": said}
+    return {"seconds_per_1k_tokens": seconds, "l0": said, "peak_gib": peak_mib() / 2**10}
 
 
-def measured(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every program, one after another in this process, so that all see the same machine."""
-    shape = SIZES[arguments.size]
-    programs: dict[str, Callable[[], Callable[..., Any]]] = {
-        "ours, sparse": partial(ours, shape, arguments.l0, arguments.bandwidth, "sparse", False),
-        "ours, sparse, low memory": partial(ours, shape, arguments.l0, arguments.bandwidth, "sparse", True),
-        "ours, dense": partial(ours, shape, arguments.l0, arguments.bandwidth, "dense", False),
-    }
-    for given in arguments.peer:
-        name, _, path = given.partition("=")
-        programs[name] = partial(PEERS[name], Path(path), shape, arguments.l0, arguments.bandwidth)
-    found = {}
-    for name, make in programs.items():
-        say(name)
-        found[name] = timed(make(), shape, arguments.tokens, arguments.runs)
-        found[name]["peak_so_far_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+OURS: dict[str, tuple[Backend, bool]] = {
+    "ours, sparse": ("sparse", False),
+    "ours, sparse, low memory": ("sparse", True),
+    "ours, dense": ("dense", False),
+}
+
+
+def turn(name: str, checkout: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One program's steps, in this process."""
+    torch.set_num_threads(1)
+    if arguments.malloc:
+        large_allocations_stay()
+    shape, l0, bandwidth = SIZES[arguments.size], arguments.l0, arguments.bandwidth
+    step = (
+        ours(shape, l0, bandwidth, *OURS[name]) if name in OURS else PEERS[name](Path(checkout), shape, l0, bandwidth)
+    )
+    return timed(step, shape, arguments.tokens, arguments.steps)
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """The turns of every program, one after another, so that all see the same machine."""
+    checkouts = dict.fromkeys(OURS, "") | dict(given.split("=", 1) for given in arguments.peer)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
+    for number in range(arguments.runs):
+        for name, checkout in checkouts.items():
+            found[name].append(_alone(turn, name, checkout, arguments))
+            say(f"{number}, {name}: {found[name][-1]}")
     return found
 
 
 def disagreement(arguments: argparse.Namespace) -> float:
     """The largest difference between dense and sparse gradients, relative to the largest gradient of the parameter."""
+    torch.set_num_threads(1)
     shape = SIZES[arguments.size]
     both = (gradients(shape, arguments.l0, arguments.bandwidth, 64, backend) for backend in ("dense", "sparse"))
     dense, sparse = both
     return max(float((dense[n] - sparse[n]).abs().max() / dense[n].abs().max().clamp_min(1e-30)) for n in dense)
+
+
+def _alone(work: Callable[..., Any], *given: Any) -> Any:
+    """What a fresh process returns: its memory and its allocator's habits are no other program's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, given)
 
 
 def main() -> None:
@@ -129,16 +149,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512, help="per step")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH", help=f"also: {', '.join(PEERS)}")
     parser.add_argument("--malloc", action="store_true", help="let the allocator keep large blocks, for every program")
-    add_options(parser)
+    parser.add_argument("--steps", type=int, default=2, help="timed in each of the --runs turns of a program")
+    add_options(parser, runs=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    if arguments.malloc:
-        large_allocations_stay()
     found = measured(arguments)
-    times = {name: median(of["seconds_per_1k_tokens"]) for name, of in found.items()}
-    figures = {"processor seconds per 1k tokens": times, "mean L0": {name: of["l0"] for name, of in found.items()}}
+    times = {name: median(s for one in of for s in one["seconds_per_1k_tokens"]) for name, of in found.items()}
+    figures = {"processor seconds per 1k tokens": times, "mean L0": {name: of[0]["l0"] for name, of in found.items()}}
     figures["times the sparse step"] = {name: seconds / times["ours, sparse"] for name, seconds in times.items()}
-    figures["largest relative difference of gradients, dense and sparse"] = disagreement(arguments)
+    figures["peak GiB"] = {name: max(one["peak_gib"] for one in of) for name, of in found.items()}
+    figures["largest relative difference of gradients, dense and sparse"] = _alone(disagreement, arguments)
     peers = {given.partition("=")[0]: "model class, of a checkout" for given in arguments.peer}
     record = Record(
         QUESTION, "training_step", vars(SIZES[arguments.size]), settings(arguments, "peer"), figures, found, seed=0,
