@@ -10,7 +10,9 @@ from models import D_VOCAB, N_LAYERS, bridge, hooked
 from tl_circuits.errors import PromptError, SettingError
 from tl_circuits.replacement import replace_mlps
 from tl_circuits.training import TrainingSettings, losses, train
+from tl_circuits.training.codes import DenseCodes
 from tl_circuits.training.pairs import Normalisation, collect, kept_tokens
+from tl_circuits.training.step import Costs
 from tl_circuits.transcoder import CrossLayerTranscoder, JumpReLU
 
 # Each trains a little: seconds, not milliseconds.
@@ -41,33 +43,24 @@ def test_reconstruction_of_a_zero_prediction_is_one_per_layer_in_normalised_unit
 
 
 def test_sparsity_counts_active_features_once_they_are_large() -> None:
-    activations = [torch.tensor([[0.0, 50.0, 50.0], [0.0, 0.0, 50.0]])]
-    assert float(losses.sparsity(activations, [torch.ones(3)], 4.0)) == pytest.approx(1.5)
-    small = losses.sparsity([torch.tensor([[0.1, 0.0, 0.0]])], [torch.full((3,), 2.0)], 4.0)
-    assert float(small) == pytest.approx(math.tanh(4 * 2 * 0.1))
+    def paid(a: list[list[float]], norm: float) -> float:
+        codes = DenseCodes(torch.tensor(a), torch.zeros(()), lambda: 1.0)
+        return float(codes.charged(torch.full((3,), norm), Costs(saturation=4.0).charge))
+
+    assert paid([[0.0, 50.0, 50.0], [0.0, 0.0, 50.0]], 1.0) == pytest.approx(1.5)
+    assert paid([[0.1, 0.0, 0.0]], 2.0) == pytest.approx(math.tanh(4 * 2 * 0.1))
 
 
 def test_a_decoder_is_charged_over_all_layers_it_writes_together() -> None:
-    rows = torch.zeros(1, 2, 3)
-    rows[0, 0, 0], rows[0, 1, 2] = 3.0, 4.0
-    assert losses.decoder_norms([rows])[0].tolist() == [5.0]
+    own, later = torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 4.0]])
+    assert losses.norms_together([own, later]).tolist() == [5.0]
 
 
 def test_the_norm_of_a_decoder_that_is_zero_has_a_finite_gradient() -> None:
-    rows = torch.zeros(2, 1, 3, requires_grad=True)
-    losses.decoder_norms([rows])[0].sum().backward()
+    rows = torch.zeros(2, 3, requires_grad=True)
+    losses.norms_together([rows]).sum().backward()
     assert rows.grad is not None
     assert bool(rows.grad.isfinite().all())
-
-
-def test_revival_pulls_only_dead_features_and_only_below_their_threshold() -> None:
-    h = torch.tensor([[-1.0, -1.0, 2.0]], requires_grad=True)
-    dead = torch.tensor([[True, False, True]])
-    loss = losses.revival([h], [torch.full((3,), 0.5)], [torch.full((3,), 2.0)], dead)
-    assert float(loss.detach()) == pytest.approx((0.5 + 1.0) * 2.0)
-    loss.backward()
-    assert h.grad is not None
-    assert h.grad.tolist() == [[-2.0, 0.0, 0.0]]
 
 
 def test_divergence_is_zero_for_the_same_logits_and_kl_otherwise() -> None:

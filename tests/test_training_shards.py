@@ -26,6 +26,8 @@ CASES = {
     "features shared, JumpReLU": (replace(FIFTY, backend="sparse"), 2),
     "features shared, TopK": (replace(FIFTY, activation="topk", k=4, tied="source"), 2),
     "tokens shared": (FIFTY, 1),
+    "tokens shared, BatchTopK": (replace(FIFTY, activation="batch_topk", k=4, backend="sparse"), 1),
+    "tokens shared, fine-tuned": (replace(FIFTY, steps=20, finetune_steps=5, finetune_prompts=8), 1),
 }
 
 
@@ -100,8 +102,18 @@ def test_features_and_tokens_are_shared_out_whole() -> None:
 @pytest.mark.parametrize(
     ("place", "told", "says"),
     [
-        (Shards(0, 2), replace(FIFTY, finetune_steps=3), "finetune_steps=3 need the whole transcoder.*2 share"),
+        (
+            Shards(0, 2),
+            replace(FIFTY, finetune_steps=3),
+            "finetune_steps=3 need the whole transcoder.*2 share.*shards=1",
+        ),
         (Shards(n_replicas=2), replace(FIFTY, low_memory=True), "low_memory.*2 processes"),
+        (Shards(n_replicas=2), replace(FIFTY, batch_tokens=33), "batch_tokens=33 do not divide over 2"),
+        (
+            Shards(n_replicas=3),
+            replace(FIFTY, batch_tokens=33, finetune_steps=1, finetune_prompts=97),
+            "finetune_prompts=97",
+        ),
     ],
 )
 def test_what_processes_cannot_do_together_is_refused(place: Shards, told: TrainingSettings, says: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import tl_circuits.training.losses as losses
 from tl_circuits.training.pattern import Pattern
-from tl_circuits.training.rules import Gather, Rule, alone, candidates, share_of_candidates
+from tl_circuits.training.rules import NOBODY, Others, Rule, candidates, share_of_candidates
 from tl_circuits.transcoder.activations import jump
 
 Backend = Literal["dense", "sparse"]
@@ -105,13 +105,13 @@ def encode(
     threshold: Float[Tensor, " feature"] | None,
     rule: Rule,
     backend: Backend,
-    gather: Gather = alone,
+    others: Others = NOBODY,
 ) -> Codes:
     """The codes of one layer. No gradient flows to x, which is data."""
     if backend == "sparse":
         with torch.no_grad():
             h = torch.addmm(b_enc, x, W_enc.T)
-            tokens, features, cut = candidates(h, rule, threshold, gather)
+            tokens, features, cut = candidates(h, rule, threshold, others)
             at, pattern = h[tokens, features], Pattern(tokens, features, (h.shape[0], h.shape[1]))
             on = None if threshold is None else at > threshold[features]
         values = cast(Tensor, _Values.apply(W_enc, b_enc, threshold, x, at, pattern, on, rule.bandwidth))
@@ -123,7 +123,7 @@ def encode(
 
     if threshold is not None:
         return DenseCodes(jump(h, threshold, rule.bandwidth), threshold, density)
-    tokens, features, cut = candidates(h.detach(), rule, None, gather)
+    tokens, features, cut = candidates(h.detach(), rule, None, others)
     kept = torch.zeros_like(h).index_put((tokens, features), h.new_ones(()))
     return DenseCodes(h * kept, cast(Tensor, cut), density)
 

@@ -7,12 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 import tl_circuits.training.losses as losses
-from tl_circuits.harvest import Prompts, collect
+from tl_circuits.harvest import collect
 from tl_circuits.replacement import replace_mlps
 from tl_circuits.sites import Model
 from tl_circuits.training.codes import DenseCodes
 from tl_circuits.training.pairs import Normalisation, as_transcoder
 from tl_circuits.training.settings import TrainingSettings
+from tl_circuits.training.shards import Shards
 from tl_circuits.training.source import Data, seeded
 from tl_circuits.training.weights import Weights
 from tl_circuits.transcoder import CrossLayerTranscoder
@@ -33,12 +34,19 @@ def finetune_step(
     data: Data,
     settings: TrainingSettings,
     step: int,
+    shards: Shards,
 ) -> Tuned:
     """Leaves in the weights the gradient of KL + Σ FVU + λ·penalty on some whole prompts, run through the replacement.
 
-    Activations are as at inference.
+    Activations are as at inference. Replicas take some of the prompts each, by whose tokens their means are weighted:
+    the mean of their gradients is the gradient of all prompts.
     """
-    batch = _drawn(data, settings, step)
+    drawn = _drawn(data, settings, step)
+    batch = drawn.some(shards.prompts(settings.finetune_prompts))
+    by_scored, by_kept = (
+        shards.n_replicas * int(mine.sum()) / max(1, int(whole.sum()))
+        for mine, whole in ((batch.scored, drawn.scored), (batch.prompts.kept, drawn.prompts.kept))
+    )
     folded = units.folded(weights.stacked())
     in_model = as_transcoder(folded, weights.activation(settings.rule), settings.read, settings.write, None)
     in_model.requires_grad_()
@@ -46,14 +54,15 @@ def finetune_step(
     scaled = [error / scale for error, scale in zip(errors, units.write_scale, strict=True)]
     reconstruction = losses.reconstruction(scaled)
     costs = settings.costs.of(weights, [DenseCodes(a, a.new_zeros(()), lambda: 1.0) for a in active])
-    _backward(divergence + reconstruction + settings.sparsity * costs, weights, folded, in_model)
+    divergence, reconstruction = by_scored * divergence, by_kept * reconstruction
+    _backward(divergence + reconstruction + settings.sparsity * by_kept * costs, weights, folded, in_model)
     return Tuned(float(divergence.detach()), float(reconstruction.detach()))
 
 
 def _drawn(data: Data, settings: TrainingSettings, step: int) -> Data:
     draw = seeded(settings.seed, step)
     rows = torch.multinomial(data.prompt_weights, settings.finetune_prompts, replacement=True, generator=draw)
-    return Data(Prompts(data.prompts.tokens[rows], data.prompts.kept[rows]), data.scored[rows], None)
+    return data.some(rows)
 
 
 def _replaced(
@@ -68,7 +77,8 @@ def _replaced(
     layers = range(transcoder.n_layers)
     recons = [features[f"blocks.{layer}.{settings.write}.hook_transcoder_recons"][kept] for layer in layers]
     errors = [recons[layer] - wrote[layer] for layer in layers]
-    divergence = losses.divergence(logits[batch.scored], replaced[batch.scored])
+    at = batch.scored
+    divergence = losses.divergence(logits[at], replaced[at]) if bool(at.any()) else 0.0 * replaced.sum()
     return divergence, errors, [features[layer][kept] for layer in layers]
 
 

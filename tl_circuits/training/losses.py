@@ -62,38 +62,9 @@ def norms_by_direction(
     return [together, *[norms_together([rows]) for rows in beside]]
 
 
-def decoder_norms(W_dec: Sequence[Float[Tensor, "feature _ d_model"]]) -> list[Float[Tensor, " feature"]]:
-    """‖W_dec,i‖ over all layers that a feature writes together, for each source layer."""
-    return [norms_together(list(rows.unbind(1))) for rows in W_dec]
-
-
 def saturating(scaled: Float[Tensor, "*entries"], saturation: float) -> Float[Tensor, "*entries"]:
     """tanh(c·‖W_dec,i‖·a_i), of ‖W_dec,i‖·a_i: summed, close to a count of active features, and smooth."""
     return torch.tanh(saturation * scaled)
-
-
-def sparsity(
-    activations: Sequence[Float[Tensor, "*batch feature"]],
-    norms: Sequence[Float[Tensor, " feature"]],
-    saturation: float,
-) -> Float[Tensor, ""]:
-    """Σ_l Σ_i E tanh(c·‖W_dec,i‖·a_i), the paper's penalty: a feature pays once, however many layers it writes."""
-    charged = [saturating(norm * a, saturation).sum(-1).mean() for a, norm in zip(activations, norms, strict=True)]
-    return torch.stack(charged).sum()
-
-
-def revival(
-    preactivations: Sequence[Float[Tensor, "batch feature"]],
-    thresholds: Sequence[Float[Tensor, " feature"]],
-    norms: Sequence[Float[Tensor, " feature"]],
-    dead: Bool[Tensor, "layer feature"],
-) -> Float[Tensor, ""]:
-    """Σ_l Σ_{i dead} E max(θ_i − h_i, 0)·‖W_dec,i‖: pulls a silent feature's pre-activations up to its threshold."""
-    missing = [
-        ((threshold - h).relu() * norm.detach() * silent).sum(-1).mean()
-        for h, threshold, norm, silent in zip(preactivations, thresholds, norms, dead, strict=True)
-    ]
-    return torch.stack(missing).sum()
 
 
 def revival_of_silent(
@@ -104,10 +75,10 @@ def revival_of_silent(
     norm: Float[Tensor, " feature"],
     dead: Bool[Tensor, " feature"],
 ) -> Float[Tensor, ""]:
-    """`revival` of one layer where no dead feature passes its cut at any token of the batch, in rank one.
+    """Σ_{i dead} E max(θ_i − h_i, 0)·‖W_dec,i‖ of one layer: pulls silent features up to their cut θ_i, in rank one.
 
-    Then max(θ_i − h_i, 0) is θ_i − h_i throughout, and its mean needs only the mean of x: the gradient of W_enc is an
-    outer product instead of a matrix product over the batch.
+    No dead feature may pass its cut at any token of the batch. Then max(θ_i − h_i, 0) is θ_i − h_i throughout, and its
+    mean needs only the mean of x: the gradient of W_enc is an outer product instead of a matrix product over the batch.
     """
     rows = dead.nonzero()[:, 0]
     h = W_enc[rows] @ x.mean(0) + b_enc[rows]

@@ -18,6 +18,22 @@ def alone(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Others:
+    """How values of the other processes are had, beside one's own.
+
+    `of_features`: those of the same tokens, for the features that other shards have. `of_all`: those of every process,
+    in one dimension. `n_replicas` have as many other tokens each.
+    """
+
+    of_features: Gather = alone
+    of_all: Gather = alone
+    n_replicas: int = 1
+
+
+NOBODY = Others()
+
+
+@dataclass(frozen=True)
 class Rule:
     """An activation function and its numbers: `k` of TopK and BatchTopK, `bandwidth` of JumpReLU's estimate."""
 
@@ -27,13 +43,13 @@ class Rule:
 
 
 def candidates(
-    h: Float[Tensor, "token feature"], rule: Rule, threshold: Float[Tensor, " feature"] | None, gather: Gather = alone
+    h: Float[Tensor, "token feature"], rule: Rule, threshold: Float[Tensor, " feature"] | None, others: Others = NOBODY
 ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " entry"], Float[Tensor, ""] | None]:
     """Tokens and features of all that is on or has a gradient, and the cut that had to be passed (None: by feature).
 
     JumpReLU: all above the lower end of the band in which its threshold learns. TopK: the positive ones among the k
     largest of each token, over all shards; the cut is the mean over tokens. BatchTopK: the positive ones among the k·B
-    largest of the batch. ReLU: the positive ones.
+    largest of the batch, over all processes' tokens and features, ties included. ReLU: the positive ones.
     """
     match rule.name:
         case "jump_relu":
@@ -45,18 +61,19 @@ def candidates(
             return tokens, features, h.new_zeros(())
         case "topk":
             top = h.topk(min(rule.k, h.shape[1]), sorted=False)
-            everywhere = gather(top.values)
+            everywhere = others.of_features(top.values)
             cut = everywhere.topk(min(rule.k, everywhere.shape[1])).values[:, -1:].clamp_min(0)
             index, order = top.indices.sort(-1)
             values = top.values.gather(1, order)
             tokens, place = ((values >= cut) & (values > 0)).nonzero(as_tuple=True)
             return tokens, index[tokens, place], cut.mean()
         case "batch_topk":
-            top = h.flatten().topk(min(rule.k * len(h), h.numel()), sorted=False)
-            everywhere = gather(top.values)
-            cut = everywhere.topk(min(rule.k * len(h), len(everywhere))).values[-1].clamp_min(0)
-            places = top.indices[(top.values >= cut) & (top.values > 0)].sort().values
-            return places // h.shape[1], places % h.shape[1], cut
+            n = rule.k * len(h) * others.n_replicas
+            everywhere = others.of_all(h.flatten().topk(min(n, h.numel()), sorted=False).values)
+            cut = everywhere.topk(min(n, len(everywhere)), sorted=False).values.min().clamp_min(0)
+            # All that tie with the last, as a token does that is in the batch twice: which process has it is no matter.
+            tokens, features = ((h >= cut) & (h > 0)).nonzero(as_tuple=True)
+            return tokens, features, cut
 
 
 def share_of_candidates(

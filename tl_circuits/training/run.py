@@ -140,7 +140,7 @@ class Run:
         mine = self.shards.tokens(settings.batch_tokens)
         x, y = drawn.reads[:, mine], drawn.writes[:, mine]
         shards = self.shards
-        batch = passed(self.weights, x, y, settings.rule, self.backend, shards.gather, shards.written)
+        batch = passed(self.weights, x, y, settings.rule, self.backend, shards.others, shards.written)
         self.silent = torch.where(shards.any(batch.fired()), 0.0, self.silent + 1)
         dead = self.silent > settings.dead_after
         loss = batch.reconstruction
@@ -152,21 +152,31 @@ class Run:
         loss.backward()
         norm = self._update()
         done = Step(
-            step, batch.fvu(), batch.l0(), dead.sum(1).tolist(), float(loss.detach()), settings.sparsity_at(step),
-            settings.lr_at(step), norm, self.backend,
+            step, *self._figures(batch, dead, loss.detach()), settings.sparsity_at(step), settings.lr_at(step), norm,
+            self.backend,
         )  # fmt: skip
         self._choose_backend(batch)
         return done
 
+    def _figures(self, batch: Passed, dead: Tensor, loss: Tensor) -> tuple[list[float], list[float], list[int], float]:
+        """FVU, L0 and dead features by layer, and the loss: of all features, and on average over replicas."""
+        shards, exact = self.shards, torch.float64
+        fvu, l0 = torch.tensor(batch.fvu(), dtype=exact), shards.total(torch.tensor(batch.l0(), dtype=exact))
+        shared = batch.reconstruction.detach()
+        lost = shared + shards.total(loss - shared)
+        fvu, l0, lost = shards.mean(fvu), shards.mean(l0), shards.mean(lost)
+        return fvu.tolist(), l0.tolist(), shards.total(dead.sum(1)).tolist(), float(lost)
+
     def _finetune(self) -> Step:
         settings = self.settings
         at = self.step - settings.steps
-        tuned = finetune_step(self.model, self.weights, self.units, self.data, settings, self.step)
+        tuned = finetune_step(self.model, self.weights, self.units, self.data, settings, self.step, self.shards)
         lr = settings.finetune_lr_at(at)
         self.optimizer.set_lr(lr)
         norm = self._update()
         dead = (self.silent > settings.dead_after).sum(1).tolist()
-        return Step(self.step, [], [], dead, tuned.fvu + tuned.kl, settings.sparsity, lr, norm, "dense", tuned.kl)
+        kl, fvu = self.shards.mean(torch.tensor([tuned.kl, tuned.fvu], dtype=torch.float64)).tolist()
+        return Step(self.step, [], [], dead, fvu + kl, settings.sparsity, lr, norm, "dense", kl)
 
     def _update(self) -> float:
         self.shards.average_gradients(self.weights.parameters)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tl_circuits.errors import SettingError
+from tl_circuits.training.rules import Others
 from tl_circuits.training.weights import is_sharded
 
 
@@ -77,12 +78,22 @@ class Shards:
 
     def tokens(self, n_tokens: int) -> slice:
         """The tokens of a batch that this process takes."""
-        if n_tokens % self.n_replicas:
-            raise SettingError(
-                f"batch_tokens={n_tokens} do not divide over {self.n_replicas} processes: give a multiple of it."
-            )
-        each = n_tokens // self.n_replicas
+        return self._share("batch_tokens", n_tokens)
+
+    def prompts(self, n_prompts: int) -> slice:
+        """The prompts of a fine-tuning step that this process takes."""
+        return self._share("finetune_prompts", n_prompts)
+
+    def _share(self, name: str, n: int) -> slice:
+        if n % self.n_replicas:
+            raise SettingError(f"{name}={n} do not divide over {self.n_replicas} processes: give a multiple of it.")
+        each = n // self.n_replicas
         return slice(self.replica * each, (self.replica + 1) * each)
+
+    @property
+    def others(self) -> Others:
+        """How this process has the others' values."""
+        return Others(self.gather, self.gather_all, self.n_replicas)
 
     def written(self, out: Tensor) -> Tensor:
         """What all shards of the features write together; its gradient is passed on as it is."""
@@ -94,16 +105,11 @@ class Shards:
 
     def gather(self, values: Tensor) -> Tensor:
         """The last dimensions of all shards of the features side by side, without gradient; they may differ in size."""
-        if self.n_shards == 1:
-            return values
-        size = torch.tensor([values.shape[-1]])
-        sizes = [torch.zeros_like(size) for _ in range(self.n_shards)]
-        dist.all_gather(sizes, size, group=self.across_features)
-        widest = max(int(n) for n in sizes)
-        padded = torch.nn.functional.pad(values.detach(), (0, widest - values.shape[-1])).contiguous()
-        parts = [torch.empty_like(padded) for _ in range(self.n_shards)]
-        dist.all_gather(parts, padded, group=self.across_features)
-        return torch.cat([part[..., : int(n)] for part, n in zip(parts, sizes, strict=True)], dim=-1)
+        return values if self.n_shards == 1 else _side_by_side(values, self.n_shards, self.across_features)
+
+    def gather_all(self, values: Tensor) -> Tensor:
+        """The last dimensions of all processes side by side, without gradient; they may differ in size."""
+        return values if self.alone else _side_by_side(values, self.n_processes, None)
 
     def whole(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters with the features of all shards."""
@@ -123,6 +129,10 @@ class Shards:
             dist.all_reduce(gradient, group=self.across_tokens)
             parameter.grad = gradient.div_(self.n_replicas)
 
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over replicas, without gradient."""
+        return value if self.n_replicas == 1 else _sum(value, self.across_tokens) / self.n_replicas
+
     def any(self, fired: Tensor) -> Tensor:
         """Whether a feature fired on any replica's tokens."""
         return fired if self.n_replicas == 1 else _sum(fired.to(torch.int32), self.across_tokens) > 0
@@ -135,6 +145,17 @@ class Shards:
         """Waits for all."""
         if not self.alone:
             dist.barrier()
+
+
+def _side_by_side(values: Tensor, n: int, group: Any) -> Tensor:
+    size = torch.tensor([values.shape[-1]])
+    sizes = [torch.zeros_like(size) for _ in range(n)]
+    dist.all_gather(sizes, size, group=group)
+    widest = max(int(each) for each in sizes)
+    padded = torch.nn.functional.pad(values.detach(), (0, widest - values.shape[-1])).contiguous()
+    parts = [torch.empty_like(padded) for _ in range(n)]
+    dist.all_gather(parts, padded, group=group)
+    return torch.cat([part[..., : int(each)] for part, each in zip(parts, sizes, strict=True)], dim=-1)
 
 
 def _sum(value: Tensor, group: Any) -> Tensor:

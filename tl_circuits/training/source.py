@@ -44,6 +44,11 @@ class Data:
         any_kept = self.prompts.kept.any(1).float()
         return any_kept if self.weights is None else self.weights * any_kept
 
+    def some(self, rows: slice | Int64[Tensor, " prompt"]) -> "Data":
+        """Some of the prompts, each counted once."""
+        prompts = Prompts(self.prompts.tokens[rows], self.prompts.kept[rows])
+        return Data(prompts, self.scored[rows], None)
+
 
 class Source(ABC):
     """Batches by step, and a sample for units, in the model's units."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tl_circuits.training.losses as losses
 from tl_circuits.training.codes import Backend, Charge, Codes, decode, encode
-from tl_circuits.training.rules import Gather, Rule, alone
+from tl_circuits.training.rules import NOBODY, Others, Rule, alone
 from tl_circuits.training.weights import Weights
 
 Penalty = Literal["tanh", "l1"]
@@ -109,14 +109,14 @@ def passed(
     y: Float[Tensor, "layer token d_model"],
     rule: Rule,
     backend: Backend,
-    gather: Gather = alone,
+    others: Others = NOBODY,
     total: Callable[[Tensor], Tensor] = alone,
 ) -> Passed:
-    """The batch through encoders and decoders. `gather` and `total` join the shards of the features."""
+    """The batch through encoders and decoders. `others` and `total` join processes."""
     shape = weights.shape
     codes = [
         encode(x[layer], weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"], weights.threshold(layer), rule, backend,
-               gather)
+               others)
         for layer in range(shape.n_layers)
     ]  # fmt: skip
     outs, squares = [], {}

@@ -137,14 +137,15 @@ def _refuse_divergence(done: Step) -> None:
 
 
 def _refuse_together(settings: TrainingSettings, place: Shards) -> None:
-    if place.alone:
-        return
-    if settings.finetune_steps:
+    place.tokens(settings.batch_tokens)
+    if settings.finetune_steps and place.n_shards > 1:
         raise SettingError(
-            f"finetune_steps={settings.finetune_steps} need the whole transcoder in one process, and {place.n_shards} "
-            f"share the features of {place.n_replicas}: train with finetune_steps=0 and a folder, then give the same "
-            "call with finetune_steps in one process, which goes on from there."
+            f"finetune_steps={settings.finetune_steps} need the whole transcoder in each process, and {place.n_shards} "
+            "share its features: train with finetune_steps=0 and a folder, then give the same call with "
+            "finetune_steps and shards=1, or in one process, which goes on from there."
         )
+    if settings.finetune_steps:
+        place.prompts(settings.finetune_prompts)
     if settings.low_memory and place.n_replicas > 1:
         raise SettingError(
             f"low_memory updates parameters before the gradients of {place.n_replicas} processes are averaged: leave "
@@ -168,5 +169,10 @@ def _data(prompts: Prompts, weights: Tensor | None, scored: Tensor | None) -> Da
         raise SettingError(
             f"scored has shape {tuple(scored.shape)} for prompts of shape {tuple(prompts.kept.shape)}: give one mark "
             "for each token."
+        )
+    if scored is not None and not bool((scored & prompts.kept).any()):
+        raise SettingError(
+            f"scored marks {int(scored.sum())} tokens, none of them one that counts: mark some that are no padding and "
+            "no beginning of sequence."
         )
     return Data(prompts, prompts.kept if scored is None else scored & prompts.kept, weights)
