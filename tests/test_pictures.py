@@ -1,0 +1,264 @@
+"""Pictures: what is in them, that nothing is shown unasked, and what is refused."""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from hypothesis import given, settings
+
+import tl_circuits as tlc
+from tests import models
+from tests.graphs import HOSTILE, Recipe, chain, hostile_graph, random_graph, recipes
+from tests.test_refusals import refusal
+from tl_circuits.intervention.result import InterventionResult
+from tl_circuits.nodes import Kind
+from tl_circuits.pictures.canvas import NEGATIVE, POSITIVE
+from tl_circuits.pictures.errors import error_shares
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def pyplot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "show", lambda *_, **__: pytest.fail("shown unasked"))
+    yield pyplot
+    pyplot.close("all")
+
+
+@pytest.fixture
+def untyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for those who run without type checks."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="module")
+def result() -> InterventionResult:
+    local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(5), ())
+    return tlc.intervene(local, [tlc.Intervention(local.active()[0], scale=-4)])
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+
+
+def lines(svg: str, colour: str) -> list[ElementTree.Element]:
+    return [path for path in ElementTree.fromstring(svg).iter(f"{SVG}path") if path.get("stroke") == colour]
+
+
+# Of a graph
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_a_plot_has_the_strongest_edges_by_sign_and_all_tokens() -> None:
+    graph = random_graph(3, n_features=9)
+    axes: Any = tlc.plot(graph, max_edges=7)
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(graph.tokens)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["tokens", "L0", "L1", "L2", "output"]
+    drawn = [collection for collection in axes.collections if hasattr(collection, "get_segments")]
+    assert sum(len(collection.get_segments()) for collection in drawn) == 7
+    dashes = [collection.get_linestyles()[0][1] for collection in drawn if len(collection.get_segments())]
+    assert dashes[0] is None
+    assert dashes[-1] is not None
+    named = [text.get_text() for text in axes.texts]
+    assert len(named) == 2
+    assert named[0].startswith("word")
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_a_plot_names_the_most_influential_features_and_no_formulas() -> None:
+    graph = hostile_graph()
+    graph = graph.with_labels(dict.fromkeys(graph.labels, "a $\\frac{1}{$ of\nsome length that is too long"))
+    axes: Any = tlc.plot(graph, n_labels=2)
+    axes.get_figure().canvas.draw()
+    assert [text.get_text()[:5] for text in axes.texts].count("a \\$\\") == 2
+    assert not any("\n" in text.get_text() for text in axes.texts)
+
+
+def test_plots_draw_on_the_axes_they_are_given_and_write_the_file_they_are_named(pyplot: Any, tmp_path: Path) -> None:
+    graph = random_graph(3)
+    _, axes = pyplot.subplots()
+    assert tlc.plot(graph, axes) is axes
+    assert tlc.plot_error_share(graph, ax=axes) is axes
+    for name, start in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml"), ("a.pdf", b"%PDF")):
+        before = pyplot.get_fignums()
+        tlc.plot(graph, path=tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+        # What is written is kept by nobody.
+        assert pyplot.get_fignums() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "a.png", "a.svg"]
+
+
+@pytest.mark.slow
+@settings(max_examples=10)
+@given(recipes)
+def test_error_shares_are_what_replacement_lacks(recipe: Recipe) -> None:
+    graph = recipe()
+    for some in (graph, graph.prune(0.5, 0.8)):
+        replacement = some.scores().replacement
+        by_layer, beyond = error_shares(some)
+        if replacement == replacement:
+            assert float(by_layer.sum()) + beyond == pytest.approx(1 - replacement, abs=1e-9)
+
+
+def test_an_error_plot_has_a_bar_for_each_layer(pyplot: Any) -> None:
+    graph = random_graph(3)
+    bars: Any = tlc.plot_error_share(graph).patches
+    assert [bar.get_height() for bar in bars] == pytest.approx(error_shares(graph)[0].tolist())
+    assert [label.get_text() for label in pyplot.gca().get_xticklabels()] == ["L0", "L1", "L2"]
+
+
+# Of interventions
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_an_intervention_plot_has_probabilities_before_and_after(result: InterventionResult) -> None:
+    axes: Any = tlc.plot_intervention({"off": result, "again": result}, k=3)
+    containers: Any = axes.containers
+    before, off, again = containers
+    tokens = [label.get_text().strip("“”") for label in axes.get_yticklabels()]
+    chances = result.logits_before[-1].softmax(-1)
+    assert [bar.get_width() for bar in before] == pytest.approx([float(chances[int(token)]) for token in tokens])
+    changed = result.logits[-1].softmax(-1)
+    assert [bar.get_width() for bar in off] == pytest.approx([float(changed[int(token)]) for token in tokens])
+    assert [bar.get_width() for bar in again] == [bar.get_width() for bar in off]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["before", "off", "again"]
+    # Told apart in black and white too.
+    assert off.patches[0].get_hatch() != again.patches[0].get_hatch()
+    assert len(tlc.plot_intervention(result).containers) == 2
+
+
+@pytest.mark.usefixtures("pyplot", "untyped")
+def test_what_is_no_result_is_refused(result: InterventionResult) -> None:
+    with refusal(tlc.SettingError, "5 is no result: give what tlc.intervene returned"):
+        tlc.plot_intervention({"a": 5})  # pyright: ignore[reportArgumentType]
+    with refusal(tlc.SettingError, "{} is no result"):
+        tlc.plot_intervention({})
+    other = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(4), ())
+    with refusal(tlc.SettingError, "results of 2 prompts: plot those of one prompt"):
+        tlc.plot_intervention({"a": result, "b": tlc.intervene(other, [])})
+    with refusal(tlc.SettingError, "Position 7 lies outside the prompt of 5 tokens"):
+        tlc.plot_intervention(result, pos=7)
+
+
+# Subgraphs
+
+
+def test_a_subgraph_s_ties_are_shares_of_inputs_with_their_signs() -> None:
+    svg = tlc.subgraph_svg(chain(error=1.0), {"first": ["L0/5@0"], "second": ["L1/6@0"]})
+    # token → first +100 %, first → second −75 % (an error is the rest), second → target +75 %
+    assert sorted(text for text in texts(svg) if text[-1] == "%") == ["+100%", "+75%", "−75%"]
+    assert {"first", "second", "word0", "<bos>"} <= set(texts(svg))
+    assert [line.get("stroke-dasharray") for line in lines(svg, NEGATIVE)] == ["6 4", "6 4"]
+    assert [line.get("stroke-dasharray") for line in lines(svg, POSITIVE)] == [None, None, None]
+    assert "subtracts" in texts(svg)
+    assert "subtracts" not in texts(tlc.subgraph_svg(chain(), {"a": ["L0/5@0"]}, legend=False))
+
+
+def test_a_tie_between_supernodes_is_a_mean_by_influence() -> None:
+    graph = random_graph(8, n_features=14, n_layers=4, density=1.0)
+    features = graph.nodes.features()
+    low, high = ([str(f) for f in features if f.layer == layer] for layer in (0, 3))
+    svg = tlc.subgraph_svg(graph, {"low": low, "high": high}, least=1e-6)
+    influence = graph.influence().tolist()
+    flow = {str(graph.nodes[row]): value for row, value in enumerate(influence)}
+    part = 0.0
+    for row in graph.to_pandas().edges.to_dict("records"):
+        if row["source"] in low and row["target"] in high:
+            sign = 1 if row["weight"] > 0 else -1
+            part += sign * row["share"] * flow[row["target"]] / sum(flow[name] for name in high)
+    assert f"{'−' if part < 0 else '+'}{abs(part):.0%}" in texts(svg)
+
+
+def test_layers_go_up_and_tokens_across() -> None:
+    graph = random_graph(3, n_features=9)
+    boxes = [str(feature) for feature in graph.nodes.features()]
+    root = ElementTree.fromstring(tlc.subgraph_svg(graph, {}, pinned=[*boxes, "token@0", "token@1", "token@2"]))
+    y = {(g[0].text or ""): float(g[1].get("y", 0)) for g in root.iter(f"{SVG}g")}
+    heights = [{y[str(f)] for f in graph.nodes.features() if f.layer == layer} for layer in range(3)]
+    assert all(len(height) == 1 for height in heights)
+    assert [*heights, {y["target 0@2"]}] == sorted([*heights, {y["target 0@2"]}], key=lambda height: -min(height))
+    x = [float(g[1].get("x", 0)) for g in root.iter(f"{SVG}g") if (g[0].text or "").startswith("token")]
+    assert x == sorted(x)
+
+
+def test_hostile_labels_are_text(tmp_path: Path) -> None:
+    graph = hostile_graph()
+    groups = {label or "none": [str(f)] for label, f in zip(HOSTILE, graph.nodes.features(), strict=False)}
+    svg = tlc.subgraph_svg(graph, groups, tmp_path / "a.svg", pinned=["token@0"])
+    assert (tmp_path / "a.svg").read_text(encoding="utf-8") == svg
+    tags = {element.tag.removeprefix(SVG) for element in ElementTree.fromstring(svg).iter()}
+    assert tags == {"svg", "title", "rect", "path", "text", "g"}
+    assert not [name for e in ElementTree.fromstring(svg).iter() for name in e.keys() if name.startswith("on")]
+    assert "</script><script>" in texts(svg)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ({"supernodes": {}}, tlc.SettingError, "nothing to draw: give supernodes="),
+        ({"supernodes": {"a": "L0/5@0"}}, tlc.SettingError, "give a label and a list of nodes"),
+        ({"supernodes": {"a": ["L9/9@0"]}}, tlc.GraphError, "no node L9/9@0"),
+        (
+            {"supernodes": {"a": ["L0/5@0"], "b": ["L0/5@0"]}},
+            tlc.SettingError,
+            "supernodes 'a' and 'b': put it into one",
+        ),
+        ({"supernodes": {}, "pinned": "L0/5@0"}, tlc.SettingError, "pinned='L0/5@0': give a list"),
+        ({"supernodes": {"a": [0]}, "least": 0.0}, tlc.SettingError, r"least=0.0\): the smallest part"),
+        ({"supernodes": {"a": [0]}, "path": "no/where/a.svg"}, tlc.FileError, "cannot be written"),
+    ],
+)
+def test_a_subgraph_that_cannot_be_is_refused(asked: dict[str, Any], error: type[Exception], says: str) -> None:
+    with refusal(error, says):
+        tlc.subgraph_svg(chain(), **asked)
+
+
+@pytest.mark.usefixtures("pyplot", "untyped")
+def test_what_cannot_be_plotted_is_refused(tmp_path: Path) -> None:
+    plot: Any = tlc.plot
+    with refusal(tlc.SettingError, "3 is no graph: give what tlc.trace"):
+        plot(3)
+    with refusal(tlc.SettingError, "ax=5 are no axes: give those of matplotlib"):
+        plot(chain(), 5)
+    with refusal(tlc.SettingError, r"plot\(max_edges=-1\): give a whole number from 0"):
+        plot(chain(), max_edges=-1)
+    with refusal(tlc.FileError, "of no kind that matplotlib writes: give a name that ends in .png"):
+        plot(chain(), path=tmp_path / "a.docx")
+    with refusal(tlc.FileError, "cannot be written"):
+        plot(chain(), path=tmp_path / "no" / "a.png")
+
+
+@pytest.mark.slow
+def test_without_matplotlib_what_to_install_is_said_and_svg_is_drawn() -> None:
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+import tl_circuits as tlc
+from tests.graphs import chain
+assert "supernode" not in tlc.subgraph_svg(chain(), {"a": ["L0/5@0"]})
+try:
+    tlc.plot(chain())
+except tlc.SettingError as error:
+    print(error)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert "pip install 'tl-circuits[plot]'" in process.stdout, process.stderr
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_a_graph_of_one_layer_and_one_token_is_drawn() -> None:
+    graph = random_graph(0, n_layers=1, n_pos=1, n_features=0, n_targets=1)
+    assert graph.nodes.count(Kind.FEATURE) == 0
+    assert tlc.plot(graph).get_figure() is not None
+    assert tlc.plot_error_share(graph).get_figure() is not None
+    assert "word0" in tlc.subgraph_svg(graph, {}, pinned=["token@0"])
