@@ -147,6 +147,48 @@ def fetch(listing: Listing, paths: Iterable[str]) -> Path:
     return folder
 
 
+def read_parts(address: Address, path: str, parts: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+    """Parts of a file below the address, each from its first byte up to before its last.
+
+    They are read from the cache where the file lies there, and otherwise asked for one by one; nothing is kept. Raises
+    `FileError` where the hub cannot be reached, and where it sends anything but these bytes.
+    """
+    here = cached(address, path)
+    if here is not None:
+        with here.open("rb") as file:
+            for first, last in parts:
+                file.seek(first)
+                yield file.read(last - first)
+        return
+    for first, last in parts:
+        with _quoting(address):
+            part = _part(address, path, first, last)
+        yield part
+
+
+def _part(address: Address, path: str, first: int, last: int) -> bytes:
+    import huggingface_hub
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+    url = huggingface_hub.hf_hub_url(address.repo, _inside(address, path), revision=address.revision)
+    headers = build_hf_headers() | {"Range": f"bytes={first}-{last - 1}"}
+    found = bytearray()
+    with http_stream_backoff("GET", url, headers=headers, follow_redirects=True, timeout=60.0) as response:
+        hf_raise_for_status(response)
+        if response.status_code == 206:
+            for block in response.iter_bytes():
+                found += block
+                # Whoever sends more than was asked for is not read to the end.
+                if len(found) > last - first:
+                    break
+    if len(found) != last - first:
+        raise FileError(
+            f"Of '{path}' in '{address}' bytes {first} to {last} were asked for, and {len(found)} came "
+            f"(HTTP {response.status_code}): fetch the whole file, `hf download {address.repo}`."
+        )
+    return bytes(found)
+
+
 def at_commit(address: Address, folder: Path) -> Address:
     """The address with the commit in the place of its revision, by the local folder that stands for it."""
     depth = len(PurePosixPath(address.folder).parts)
