@@ -241,9 +241,9 @@ def test_nan_is_told_with_its_layer_and_prompts() -> None:
         {"backend": "sparse"},
         {"finetune_steps": 4, "finetune_prompts": 4},
         {"activation": "batch_topk", "k": 3, "finetune_steps": 4, "finetune_prompts": 4},
-        {"buffer_tokens": 64, "low_memory": True},
+        {"buffer_tokens": 64, "low_memory": True, "working_dtype": "bfloat16"},
     ],
-    ids=["sparse", "fine-tuned", "batch-topk", "streamed"],
+    ids=["sparse", "fine-tuned", "batch-topk", "streamed, bfloat16"],
 )
 def test_a_run_broken_off_anywhere_ends_with_the_weights_of_one_that_was_not(
     tmp_path: Path, stops: Any, changes: dict[str, Any]

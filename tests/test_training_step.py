@@ -43,8 +43,8 @@ def batch(shape: Architecture, seed: int, n_tokens: int = 20, dtype: torch.dtype
     return x, y
 
 
-def loss_and_gradients(weights: Weights, x, y, rule: Rule, costs: Costs, backend):
-    through = passed(weights, x, y, rule, backend)
+def loss_and_gradients(weights: Weights, x, y, rule: Rule, costs: Costs, backend, working=torch.float32):
+    through = passed(weights, x, y, rule, backend, working=working)
     dead = ~through.fired()
     loss = (
         through.reconstruction
@@ -74,6 +74,26 @@ def test_dense_and_sparse_steps_lose_the_same_and_have_the_same_gradients(shape,
     assert one.l0() == other.l0()
     if rule.name in ("jump_relu", "relu"):
         assert one.density() == pytest.approx(other.density())
+
+
+@settings(max_examples=20)
+@given(shape=SHAPES, rule=st.sampled_from(RULES), seed=st.integers(0, 99), backend=st.sampled_from(["dense", "sparse"]))
+def test_products_in_bfloat16_lose_and_pull_alike_up_to_its_eight_bits(shape, rule, seed, backend) -> None:
+    weights, (x, y) = filled(shape, rule, seed, torch.float32), batch(shape, seed, dtype=torch.float32)
+    # Inputs and encoders of few bits are exact in bfloat16, so that the same features are on.
+    x, few = x.round(decimals=0), {name: p for name, p in weights.parameters.items()}
+    with torch.no_grad():
+        for name in few:
+            if name.startswith("W_enc"):
+                few[name].mul_(4).round_().div_(4)
+    exact, rough = (
+        loss_and_gradients(weights, x, y, rule, Costs(), backend, working)
+        for working in (torch.float32, torch.bfloat16)
+    )
+    assert float((exact[0] - rough[0]).abs()) <= 0.02 * float(exact[0])
+    assert rough[0].dtype == torch.float32
+    for name, gradient in exact[1].items():
+        assert float((gradient - rough[1][name]).norm()) <= 0.05 * float(gradient.norm()) + 1e-3, name
 
 
 def norms_of(rows: torch.Tensor, per: str) -> torch.Tensor:

@@ -106,17 +106,18 @@ def encode(
     rule: Rule,
     backend: Backend,
     others: Others = NOBODY,
+    working: torch.dtype = torch.float32,
 ) -> Codes:
-    """The codes of one layer. No gradient flows to x, which is data."""
+    """The codes of one layer. No gradient flows to x, which is data; `working` is what is multiplied with W_enc."""
     if backend == "sparse":
         with torch.no_grad():
-            h = torch.addmm(b_enc, x, W_enc.T)
+            h = _preactivations(x, W_enc, b_enc, working)
             tokens, features, cut = candidates(h, rule, threshold, others)
             at, pattern = h[tokens, features], Pattern(tokens, features, (h.shape[0], h.shape[1]))
             on = None if threshold is None else at > threshold[features]
         values = cast(Tensor, _Values.apply(W_enc, b_enc, threshold, x, at, pattern, on, rule.bandwidth))
         return SparseCodes(values, pattern, on, cast(Tensor, threshold if cut is None else cut))
-    h = torch.addmm(b_enc, x, W_enc.T)
+    h = _preactivations(x, W_enc, b_enc, working)
 
     def density() -> float:
         return share_of_candidates(h.detach(), rule, threshold)
@@ -128,21 +129,36 @@ def encode(
     return DenseCodes(h * kept, cast(Tensor, cut), density)
 
 
+def _preactivations(x: Tensor, W_enc: Tensor, b_enc: Tensor, working: torch.dtype) -> Float[Tensor, "token feature"]:
+    return torch.addmm(b_enc, x, W_enc.T) if _exact(working) else b_enc + x.to(working) @ W_enc.to(working).T
+
+
+def _exact(working: torch.dtype) -> bool:
+    return working is torch.float32
+
+
 def decode(
-    codes: Sequence[Codes], tables: Sequence[Float[Tensor, "feature d_model"]]
+    codes: Sequence[Codes],
+    tables: Sequence[Float[Tensor, "feature d_model"]],
+    working: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "token d_model"], list[Float[Tensor, " feature"]]]:
     """Σ_s a_s @ tables[s], what the features of some layers write into one, and each row's squared norm, by table.
 
-    Both come together, so that the gradient of a table is written once.
+    Both come together, so that the gradient of a table is written once. With bfloat16 for `working`, copies of the
+    tables are multiplied and sums over layers are float32; where codes are sparse, gradients are those of the tables
+    themselves.
     """
     if all(isinstance(code, SparseCodes) for code in codes):
         sparse = cast(Sequence[SparseCodes], codes)
-        found = cast(tuple[Tensor, ...], _Decoded.apply(sparse, *[code.values for code in sparse], *tables))
+        found = cast(tuple[Tensor, ...], _Decoded.apply(sparse, working, *[code.values for code in sparse], *tables))
         return found[0], list(found[1:])
     dense = cast(Sequence[DenseCodes], codes)
-    out = dense[0].values @ tables[0]
-    for code, table in zip(dense[1:], tables[1:], strict=True):
-        out = torch.addmm(out, code.values, table)
+    out = torch.zeros_like(tables[0][:1]).expand(dense[0].n_tokens, -1)
+    for code, table in zip(dense, tables, strict=True):
+        if _exact(working):
+            out = torch.addmm(out, code.values, table)
+        else:
+            out = out + code.values.to(working) @ table.to(working)
     return out, [losses.squared_norms(table) for table in tables]
 
 
@@ -186,7 +202,7 @@ class _Decoded(torch.autograd.Function):
     """What sparse codes of several layers write into one layer."""
 
     @staticmethod
-    def forward(ctx: Any, codes: Sequence[SparseCodes], *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, codes: Sequence[SparseCodes], working: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         values, tables = tensors[: len(codes)], tensors[len(codes) :]
         ctx.save_for_backward(*tensors)
@@ -195,7 +211,11 @@ class _Decoded(torch.autograd.Function):
         for code, a, table in zip(codes, values, tables, strict=True):
             # Norms first: read row after row, the table is in the cache when bags pick rows of it.
             squares.append(torch.linalg.vector_norm(table, dim=1).square_())
-            out += code.active.to_tokens(a if code.on is None else a[code.on], table)
+            on = a if code.on is None else a[code.on]
+            exact = _exact(working)
+            out += (
+                code.active.to_tokens(on, table) if exact else code.active.to_tokens(on.to(working), table.to(working))
+            )
         return out, *squares
 
     @staticmethod
@@ -209,4 +229,4 @@ class _Decoded(torch.autograd.Function):
             to_values.append(code.pattern.inner(out, table))
             to_table = code.active.to_features(a if code.on is None else a[code.on], out)
             to_tables.append(to_table if square is None else to_table.addcmul_(table, (2 * square)[:, None]))
-        return None, *to_values, *to_tables
+        return None, None, *to_values, *to_tables

@@ -140,7 +140,7 @@ class Run:
         mine = self.shards.tokens(settings.batch_tokens)
         x, y = drawn.reads[:, mine], drawn.writes[:, mine]
         shards = self.shards
-        batch = passed(self.weights, x, y, settings.rule, self.backend, shards.others, shards.written)
+        batch = passed(self.weights, x, y, settings.rule, self.backend, shards.others, shards.written, settings.working)
         self.silent = torch.where(shards.any(batch.fired()), 0.0, self.silent + 1)
         dead = self.silent > settings.dead_after
         loss = batch.reconstruction

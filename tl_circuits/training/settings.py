@@ -8,6 +8,8 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+import torch
+
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import flag, whole
 from tl_circuits.harvest import CacheForm
@@ -164,6 +166,11 @@ class TrainingSettings:
     def costs(self) -> Costs:
         """What activations cost."""
         return Costs(self.penalty, self.charge, self.saturation)
+
+    @property
+    def working(self) -> torch.dtype:
+        """The dtype of the products with encoders and decoders."""
+        return torch.bfloat16 if self.working_dtype == "bfloat16" else torch.float32
 
     @property
     def all_steps(self) -> int:

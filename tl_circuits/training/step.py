@@ -111,18 +111,21 @@ def passed(
     backend: Backend,
     others: Others = NOBODY,
     total: Callable[[Tensor], Tensor] = alone,
+    working: torch.dtype = torch.float32,
 ) -> Passed:
-    """The batch through encoders and decoders. `others` and `total` join processes."""
+    """The batch through encoders and decoders. `others` and `total` join processes; products are of `working` copies."""
     shape = weights.shape
     codes = [
         encode(x[layer], weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"], weights.threshold(layer), rule, backend,
-               others)
+               others, working)
         for layer in range(shape.n_layers)
     ]  # fmt: skip
     outs, squares = [], {}
     for layer in range(shape.n_layers):
         sources = shape.sources(layer)
-        out, norms = decode([codes[source] for source in sources], [weights.table(source, layer) for source in sources])
+        out, norms = decode(
+            [codes[source] for source in sources], [weights.table(source, layer) for source in sources], working
+        )
         outs.append(out)
         squares |= {(source, layer): norm for source, norm in zip(sources, norms, strict=True)}
     written, errors = total(torch.stack(outs)), []
