@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tl_circuits.errors import GraphError, SettingError
+from tl_circuits.features.card import FeatureCard
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.graph.asked import file_name, number, share, text
 from tl_circuits.graph.files import write_whole
@@ -35,7 +36,7 @@ def save_page(
     path: str | Path,
     *,
     title: str | None = None,
-    cards: Mapping[tuple[int, int], Card] | None = None,
+    cards: Mapping[tuple[int, int], Card | FeatureCard] | None = None,
     pinned: Sequence[NodeName] = (),
     supernodes: Mapping[str, Sequence[NodeName]] | None = None,
     nodes: float | None = None,
@@ -46,7 +47,8 @@ def save_page(
 
     On the page people search, prune with sliders (which start at `nodes` and `edges`: 0.8 and 0.98, or all of a graph
     that is pruned), follow paths, pin, name and group nodes, and write pictures, tables, JSON and labels. `cards` say
-    more of features, by (layer, index). `pinned` nodes and `supernodes` (label → nodes) are there from the start.
+    more of features: what `feature_cards` or `load_cards` made, or cards by (layer, index). `pinned` nodes and
+    `supernodes` (label → nodes) are there from the start.
 
     Raises `GraphError` beyond `max_edges` edges and for nodes that the graph does not hold, `SettingError` for
     thresholds, cards or groups that cannot be, and `FileError` where the file cannot be written.
@@ -69,7 +71,7 @@ def document(
     graph: AttributionGraph,
     *,
     title: str | None = None,
-    cards: Mapping[tuple[int, int], Card] | None = None,
+    cards: Mapping[tuple[int, int], Card | FeatureCard] | None = None,
     pinned: Sequence[NodeName] = (),
     supernodes: Mapping[str, Sequence[NodeName]] | None = None,
     nodes: float | None = None,

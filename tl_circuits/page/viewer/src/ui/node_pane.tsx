@@ -1,12 +1,12 @@
 import { useSignal } from "@preact/signals";
 import { ERROR, FEATURE, TARGET, TOKEN, featureKey, visible } from "../graph/graph.ts";
-import type { Card } from "../state/page.ts";
 import { label } from "../state/work.ts";
 import { Button } from "./button.tsx";
+import { CardPane } from "./card_pane.tsx";
 import { Connections } from "./connections.tsx";
 import { useStore } from "./context.ts";
 import { groupRows, toggleMark, togglePin } from "./deeds.ts";
-import { called, percent, plain, signed, where } from "./words.ts";
+import { called, percent, plain, where } from "./words.ts";
 
 /** One node: what it is called, its figures, what it does to the logits, and its connections. */
 export function NodePane() {
@@ -29,7 +29,7 @@ export function NodePane() {
       </div>
       <Figures row={row} />
       {isFeature && <Elsewhere row={row} />}
-      {card && <Effects card={card} />}
+      {card && <CardPane card={card} activation={graph.activations[row]} />}
       <Connections row={row} />
     </section>
   );
@@ -142,41 +142,5 @@ function Elsewhere({ row }: { row: number }) {
         <button type="button" class="chip" key={other} onClick={() => store.select(other)}>“{visible(graph.tokens[graph.nodes.pos[other]])}” {percent(store.influence[other])}</button>
       ))}
     </p>
-  );
-}
-
-function Effects({ card }: { card: Card }) {
-  return (
-    <>
-      {(card.top_logits?.length || card.bottom_logits?.length) && (
-        <div class="logits">
-          <Logits title="Says" tokens={card.top_logits ?? []} />
-          <Logits title="Speaks against" tokens={card.bottom_logits ?? []} />
-        </div>
-      )}
-      {card.examples?.slice(0, 8).map((example, at) => {
-        const most = Math.max(...example.activations, 1e-9);
-        return (
-          <p class="example" key={at}>
-            {example.tokens.map((token, place) => (
-              <mark key={place} style={{ "--heat": `${Math.round(100 * Math.max(0, example.activations[place] ?? 0) / most)}%` }} title={plain(example.activations[place] ?? 0)}>{visible(token)}</mark>
-            ))}
-          </p>
-        );
-      })}
-    </>
-  );
-}
-
-function Logits({ title, tokens }: { title: string; tokens: [string, number][] }) {
-  return (
-    <div>
-      <h3>{title}</h3>
-      <ul>
-        {tokens.slice(0, 8).map(([token, value], at) => (
-          <li key={at}><code>{visible(token)}</code> <span class={value < 0 ? "negative" : "positive"}>{signed(value)}</span></li>
-        ))}
-      </ul>
-    </div>
   );
 }
