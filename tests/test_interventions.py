@@ -53,6 +53,14 @@ def test_a_supernode_is_its_features(local: LocalReplacementModel) -> None:
     assert str(alike.interventions[0]).startswith(f"4 features ({features[0]}, ...) scale=-1")
 
 
+def test_nodes_of_a_graph_are_the_features_that_they_stand_for(local: LocalReplacementModel) -> None:
+    graph, feature = tlc.attribute(local), local.active()[3]
+    for given in (graph.node(str(feature)), graph.node(str(feature)).id, graph.find(feature)):
+        assert Do(given, scale=0).features == (feature,)
+    with refusal(tlc.SettingError, r"token@3 is a node of a graph, but no feature.*leave it out"):
+        _ = Do([graph.node("token@3")], scale=0)
+
+
 @pytest.mark.parametrize("positions", [slice(None), slice(1, None), slice(-8, 9), range(1, 9), torch.arange(1, 9)])
 def test_positions_are_a_number_several_or_a_slice_without_what_is_masked(
     local: LocalReplacementModel, positions: Any

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Int, Int64
@@ -82,13 +82,14 @@ class Feature(NamedTuple):
 class Intervention:
     """What is done to a feature, or alike to each of several (a supernode): `Intervention("L2/623@-1", scale=0)`.
 
+    Features are named, or given as they are, or as nodes of a graph: `Intervention(graph.find("Texas"), scale=0)`.
     One of `scale` (its activation times that: 1 changes nothing, 0 ablates, -1 flips), `value` (its activation is that)
     and `add` (its activation plus that), a finite number. Features at their own position, or, with `positions`, at that
     one, at several or at a slice of the prompt instead; negative ones count from the end. Raises `SettingError` for
     anything else, and `TargetError` for a text that names no feature.
     """
 
-    feature: Feature | str | Sequence[Feature | str]
+    feature: "FeatureLike | Sequence[FeatureLike]"
     scale: float | int | None = None
     value: float | int | None = field(default=None, kw_only=True)
     add: float | int | None = field(default=None, kw_only=True)
@@ -111,7 +112,7 @@ class Intervention:
     def features(self) -> tuple[Feature, ...]:
         """The features that it is on, as they were given."""
         given: Any = self.feature
-        several = isinstance(given, Sequence) and not isinstance(given, str | Feature)
+        several = isinstance(given, Sequence) and not isinstance(given, str | Feature | NodeId)
         return tuple(_as_feature(item) for item in (given if several else [given]))
 
     @property
@@ -304,11 +305,28 @@ def _is_finite(value: object) -> bool:
         return False
 
 
+class _Node(Protocol):
+    @property
+    def id(self) -> NodeId: ...
+
+
+FeatureLike = Feature | NodeId | _Node | str
+"""What names a feature: itself, "L3/120@-1", or a node of a graph."""
+
+
 def _as_feature(given: object) -> Feature:
     if isinstance(given, str):
         return Feature.parse(given)
     if isinstance(given, Feature):
         return given
+    node = getattr(given, "id", given)
+    if isinstance(node, NodeId):
+        if node.kind is Kind.FEATURE:
+            return Feature(node.layer, node.pos, node.index)
+        raise SettingError(
+            f"{node} is a node of a graph, but no feature, and only features are changed: leave it out, say by "
+            "[node for node in graph.find(...) if node.id.kind.name == 'FEATURE']."
+        )
     raise SettingError(
         f"{given!r:.80} is no feature: write 'L3/120@-1', or tlc.Feature(layer=3, pos=-1, index=120); a list of them "
         "is a supernode. Of a graph's node, str(node.id) is the name."

@@ -1,7 +1,7 @@
 """What an intervention did: logits, likely tokens and features, before and after."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +12,9 @@ from tl_circuits.graph.asked import number, whole
 from tl_circuits.intervention.passes import Outcome, Way
 from tl_circuits.nodes import Feature, Intervention
 from tl_circuits.replacement import LocalReplacementModel
+
+if TYPE_CHECKING:
+    from tl_circuits.intervention.report import InterventionReport
 
 
 class TopToken(NamedTuple):
@@ -41,6 +44,9 @@ class FeatureChanges:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __repr__(self) -> str:
+        return f"FeatureChanges({len(self)} features: {self.appeared} appeared, {self.vanished} vanished)"
 
     @property
     def change(self) -> Float[Tensor, " feature"]:
@@ -129,6 +135,11 @@ class InterventionResult:
             f"{now.text!r} {now.probability:.3f}; of {len(self.changes)} features {self.changes.appeared} appeared and "
             f"{self.changes.vanished} vanished{silent})"
         )
+
+    def __rich__(self) -> "InterventionReport":
+        from tl_circuits.intervention.report import InterventionReport
+
+        return InterventionReport(self)
 
 
 def result_of(
