@@ -3,7 +3,8 @@
 `[BOS, REL, PRE, SUF]` → attention of layer 0 gathers PRE and REL at SUF → the MLP of layer 0 looks a state up by PRE
 and SUF → the MLP of layer 1 looks the answer up by state and REL. A layer-0 feature that writes answers has swallowed a
 step. With `amplified`, the MLP of layer 1 also writes the state once more, along the same direction: one feature that
-writes states into both layers is then the short way of saying what the model does.
+writes states into both layers is then the short way of saying what the model does. `apart`, half of the states have
+answers, and the other half is amplified: no layer-1 feature that is there anyway can amplify them.
 """
 
 import random
@@ -61,7 +62,9 @@ class _Axes:
         raise KeyError(what)
 
 
-def chain(relations: int, *, names: int = 8, states: int = 8, amplified: bool = False, seed: int = 0) -> Chain:
+def chain(
+    relations: int, *, names: int = 8, states: int = 8, amplified: bool = False, apart: bool = False, seed: int = 0
+) -> Chain:
     """A chain of two lookups with random tables. With one relation, the second step depends on the state alone."""
     rng, axes = random.Random(seed), _Axes(relations, names, states)
     pairs = [(i, j) for i in range(names) for j in range(names)]
@@ -70,7 +73,11 @@ def chain(relations: int, *, names: int = 8, states: int = 8, amplified: bool = 
     with torch.no_grad():
         _embed(model, axes)
         _attend(model, axes)
-        _look_up(model, axes, state_of, amplified)
+        _look_up(model, axes, state_of)
+        half = states // 2
+        _answer(model, axes, range(half if amplified and apart else states))
+        if amplified:
+            _amplify(model, axes, range(half if apart else 0, states))
     rows = [(r, i, j) for r in range(relations) for i, j in pairs]
     tokens = torch.tensor([[0, 1 + r, 1 + relations + i, 1 + relations + names + j] for r, i, j in rows])
     last = torch.zeros_like(tokens, dtype=torch.bool)
@@ -116,24 +123,29 @@ def _attend(model: HookedTransformer, axes: _Axes) -> None:
             attention.W_O[head, i, axes.of(target) + i] = 1
 
 
-def _look_up(model: HookedTransformer, axes: _Axes, state_of: dict[tuple[int, int], int], amplified: bool) -> None:
-    first, second = (block.mlp for block in model.blocks)
-    mlp0: Any = first
-    mlp1: Any = second
+def _look_up(model: HookedTransformer, axes: _Axes, state_of: dict[tuple[int, int], int]) -> None:
+    mlp: Any = model.blocks[0].mlp
     for neuron, ((i, j), state) in enumerate(state_of.items()):
-        mlp0.W_in[axes.of("gathered pre") + i, neuron] = 1
-        mlp0.W_in[axes.of("suf") + j, neuron] = 1
-        mlp0.b_in[neuron] = -1
-        mlp0.W_out[neuron, axes.of("state") + state] = 1
-    neuron = 0
-    for state in range(axes.states):
+        mlp.W_in[axes.of("gathered pre") + i, neuron] = 1
+        mlp.W_in[axes.of("suf") + j, neuron] = 1
+        mlp.b_in[neuron] = -1
+        mlp.W_out[neuron, axes.of("state") + state] = 1
+
+
+def _answer(model: HookedTransformer, axes: _Axes, states: range) -> None:
+    mlp: Any = model.blocks[1].mlp
+    for state in states:
         for r in range(axes.relations):
-            mlp1.W_in[axes.of("state") + state, neuron] = 1
-            mlp1.W_in[axes.of("gathered relation") + r, neuron] = 1
-            mlp1.b_in[neuron] = -1
-            mlp1.W_out[neuron, axes.of("answer") + state * axes.relations + r] = 1
-            neuron += 1
-        if amplified:
-            mlp1.W_in[axes.of("state") + state, neuron] = 1
-            mlp1.W_out[neuron, axes.of("state") + state] = 1
-            neuron += 1
+            neuron = state * axes.relations + r
+            mlp.W_in[axes.of("state") + state, neuron] = 1
+            mlp.W_in[axes.of("gathered relation") + r, neuron] = 1
+            mlp.b_in[neuron] = -1
+            mlp.W_out[neuron, axes.of("answer") + neuron] = 1
+
+
+def _amplify(model: HookedTransformer, axes: _Axes, states: range) -> None:
+    mlp: Any = model.blocks[1].mlp
+    for state in states:
+        neuron = axes.states * axes.relations + state
+        mlp.W_in[axes.of("state") + state, neuron] = 1
+        mlp.W_out[neuron, axes.of("state") + state] = 1

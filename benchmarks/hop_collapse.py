@@ -2,9 +2,11 @@
 
     python -m benchmarks.hop_collapse --seeds 0,1,2
 
-Trains on compiled models (`benchmarks/chains.py`), where layer-0 features should write no answers. Given are, of what
-is explained of layer 1's MLP, the share of all of it, of answers (truth 0), and with --amplified of states, that
-layer-0 features write; FVU; and active features that write something. Means over seeds; all readings lie beside them.
+Trains on compiled models (`benchmarks/chains.py`), where layer-0 features should write no answers. With --amplified,
+layer 1 truly writes states once more, and layer-0 features that write them into both layers are a true and short way
+of saying so; with --apart it does so for half of the states, and answers to the other half only. Given are, of what is
+explained of layer 1's MLP, the share of all of it, of answers (truth 0), and of states, that layer-0 features write;
+FVU; and active features that write something. Means over seeds; all readings lie beside them.
 """
 
 import argparse
@@ -91,12 +93,13 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=320, help="per layer")
     parser.add_argument("--steps", type=int, default=1200, help="of training")
     parser.add_argument("--amplified", action="store_true", help="layer 1 truly writes states once more")
+    parser.add_argument("--apart", action="store_true", help="half of the states once more, and answers to the others")
     add_options(parser, runs=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shown, measured = {}, {}
     for relations in arguments.relations:
-        model = chain(relations, amplified=arguments.amplified)
+        model = chain(relations, amplified=arguments.amplified or arguments.apart, apart=arguments.apart)
         for preset in arguments.presets.split(","):
             for weight in (float(part) for part in arguments.sparsities.split(",")):
                 how = TrainingSettings.preset(
@@ -112,9 +115,10 @@ def main() -> None:
                     "FVU": [statistics.mean(row["FVU"][layer] for row in rows) for layer in range(2)],
                     "L0": [statistics.mean(row["L0"][layer] for row in rows) for layer in range(2)],
                 }
-    case = {"chain": "amplified" if arguments.amplified else "plain"}
+    kind = "apart" if arguments.apart else "amplified" if arguments.amplified else "plain"
+    case = {"chain": kind}
     record = Record(QUESTION, "hop_collapse", case, settings(arguments), shown, measured, seed=arguments.seeds[0])
-    record.write(arguments.out, "hop_collapse-amplified" if arguments.amplified else "hop_collapse")
+    record.write(arguments.out, "hop_collapse" if kind == "plain" else f"hop_collapse-{kind}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,17 @@ def test_layer_0_writes_one_state_and_layer_1_one_answer_to_it(relations: int, a
     assert torch.equal(answers[1].argmax(-1), state * relations + relation)
 
 
+def test_apart_half_of_the_states_are_answered_and_the_other_half_is_written_again() -> None:
+    made = chain(1, names=3, states=4, amplified=True, apart=True)
+    model: Any = made.model
+    found = collect(model, made.tokens, made.last, "hook_resid_mid", "hook_mlp_out").writes
+    states, answers = found[:, :, made.states], found[:, :, made.answers]
+    torch.testing.assert_close(answers[1][:, :2], states[0][:, :2])
+    torch.testing.assert_close(states[1][:, 2:], states[0][:, 2:])
+    assert not states[1][:, :2].any()
+    assert not answers[1][:, 2:].any()
+
+
 @pytest.mark.slow
 def test_the_step_is_measured(tmp_path: Path) -> None:
     found = script("training_step", tmp_path / "step.json", "--size", "tiny", "--l0", "6", "--tokens", "32")
