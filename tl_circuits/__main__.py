@@ -89,6 +89,7 @@ def demo_command(
         from tl_circuits.graph.report import Report
         from tl_circuits.page import save_page
         from tl_circuits.replacement import localize
+        from tl_circuits.zoo.cards import demo_cards
         from tl_circuits.zoo.firing import labelled
         from tl_circuits.zoo.named import load
 
@@ -99,7 +100,8 @@ def demo_command(
         model, transcoder = load(DEMO, None)
         local = localize(model, transcoder, DEMO_PROMPT)
         graph = labelled(attribute(local), model, transcoder)
-        page = save_page(graph, out / "dallas.html")
+        say("reading what its features fire on")
+        page = save_page(graph, out / "dallas.html", cards=demo_cards(model, transcoder, graph))
         files = {"graph": graph.save(out / "dallas.graph"), "page": page, "json": out / "dallas.json"}
         graph.prune(*VIEWED).to_json(files["json"])
         report = Report(graph, _top_outputs(local), files, n_paths=10)

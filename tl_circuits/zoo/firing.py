@@ -57,7 +57,7 @@ def firing(
     model: Model, transcoder: CrossLayerTranscoder, features: Sequence[tuple[int, int]], facts: World
 ) -> Mapping[tuple[int, int], Firing]:
     """What each of these features, by (layer, index), fires on over the world's prompts, held out ones included."""
-    prompts = _told(facts)
+    prompts = told(facts)
     tokens, _ = encode(prompts, model.tokenizer)
     kept = kept_tokens(tokens, model.tokenizer)
     pairs = collect(model, tokens, kept, transcoder.read, transcoder.write)
@@ -85,7 +85,8 @@ def labelled(graph: AttributionGraph, model: Model, transcoder: CrossLayerTransc
     return graph.with_labels({feature: str(fires) for feature, fires in found.items()})
 
 
-def _told(facts: World) -> list[Prompt]:
+def told(facts: World) -> list[Prompt]:
+    """Every prompt of the world, held out ones included, and of the sums as many as show which features are theirs."""
     prompts = [*facts.trained, *facts.held_out]
     sums = [prompt for prompt in prompts if prompt.kind == "addition"]
     step = max(len(sums) // SUMS, 1)
