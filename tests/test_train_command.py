@@ -70,6 +70,9 @@ def test_a_plan_says_what_it_will_take_and_trains_nothing(task: Path) -> None:
         (("features = 16", "feature = 16"), SettingError, "'feature' is no training setting: did you mean 'features'"),
         (("checkpoint_every = 4", 'checkpoint_every = "x"'), SettingError, "checkpoint_every='x' is of the wrong kind"),
         (('preset = "per-write"', 'dtype = "int8"'), SettingError, "dtype='int8' is none of float32"),
+        (('preset = "per-write"', "loggers = [3]"), SettingError, r"loggers has 3.*none of 'wandb', 'tensorboard'"),
+        (('preset = "per-write"', 'loggers = "wandb"'), SettingError, "loggers='wandb' is of the wrong kind"),
+        (('preset = "per-write"', "cache = 3"), SettingError, "cache=3 is of the wrong kind"),
         (("per-write", "best"), SettingError, "preset 'best' is none of 'paper'"),
         (("[settings]", "[settings"), FileError, "cannot be read.*give a TOML file"),
     ],
@@ -84,7 +87,10 @@ def test_a_task_that_makes_no_sense_is_refused(
 
 def test_paths_are_from_the_folder_of_the_file(task: Path) -> None:
     read = read_task(task)
+    assert (read.cache, read.loggers) == (None, ())
     assert (read.data, read.held_out, read.out) == tuple(task.parent / n for n in ("prompts.txt", "unseen.txt", "run"))
+    task.write_text('cache = "kept"\nloggers = ["wandb", "tensorboard"]\n' + TASK)
+    assert (read_task(task).cache, read_task(task).loggers) == (task.parent / "kept", ("wandb", "tensorboard"))
     assert (read.model, read.settings.features, read.shards) == ("demo", 16, None)
 
 

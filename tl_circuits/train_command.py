@@ -26,6 +26,8 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
     "out": str,
     "preset": str,
     "checkpoint_every": int,
+    "cache": str,
+    "loggers": list,
     "shards": int,
     "settings": dict,
 }
@@ -46,6 +48,8 @@ class Task:
     held_out: Path | None
     out: Path
     checkpoint_every: int
+    cache: Path | None
+    loggers: tuple[str, ...]
     shards: int | None
     settings: "TrainingSettings"
 
@@ -92,6 +96,8 @@ def train_command(
                     task.settings,
                     folder=task.out,
                     checkpoint_every=task.checkpoint_every,
+                    cache=task.cache,
+                    loggers=task.loggers,
                     shards=task.shards,
                 )
                 if speaks:
@@ -127,9 +133,10 @@ def read_task(file: Path) -> Task:
 
 def _task(file: Path, said: Mapping[str, Any]) -> Task:
     from tl_circuits.training import TrainingSettings
+    from tl_circuits.training.loggers import check_loggers
 
     settings, folder = said["settings"], file.expanduser().parent
-    held_out = said.get("held_out")
+    held_out, cache = said.get("held_out"), said.get("cache")
     made = TrainingSettings.preset(said["preset"], **settings) if "preset" in said else TrainingSettings.of(settings)
     return Task(
         said.get("model", DEMO),
@@ -139,6 +146,8 @@ def _task(file: Path, said: Mapping[str, Any]) -> Task:
         None if held_out is None else folder / held_out,
         folder / said["out"],
         said.get("checkpoint_every", 200),
+        None if cache is None else folder / cache,
+        check_loggers(said.get("loggers", ()), said["out"]),
         said.get("shards"),
         made,
     )

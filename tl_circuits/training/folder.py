@@ -5,7 +5,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from tl_circuits.errors import FileError
 from tl_circuits.graph.asked import file_name
 from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from tl_circuits.training.loggers import Logger, figures_of, open_loggers
 from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.shards import Shards
@@ -30,6 +31,7 @@ class RunFolder:
 
     path: Path
     shards: Shards
+    loggers: list[Logger] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _tokens: int = 0
 
@@ -52,9 +54,22 @@ class RunFolder:
             self._refuse_other(_read(place), told, None if at is None else at.step)
         self.shards.barrier()
         if self.shards.speaks:
-            place.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-            self._cut_log(0 if at is None else at.step)
+            with _writing(place):
+                place.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+                self._cut_log(0 if at is None else at.step)
         return at
+
+    def open(self, loggers: Iterable[str], settings: TrainingSettings, at: Checkpoint | None) -> None:
+        """Opens loggers, in the process that speaks for all."""
+        if self.shards.speaks:
+            step = 0 if at is None else at.step
+            self.loggers = open_loggers(loggers, self.path, dataclasses.asdict(settings), step)
+
+    def close(self) -> None:
+        """Closes the loggers."""
+        for logger in self.loggers:
+            logger.close()
+        self.loggers = []
 
     def save(self, run: Run) -> None:
         """Writes a checkpoint."""
@@ -66,9 +81,12 @@ class RunFolder:
         if not self.shards.speaks or done.step % every:
             return
         speed = self._tokens / max(1e-9, time.monotonic() - self._began)
-        line = {**done.to_dict(), "tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        pace = {"tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
+        log = self.path / "log.jsonl"
+        with _writing(log), log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**done.to_dict(), **pace}) + "\n")
+        for logger in self.loggers:
+            logger.log(done.step, {**figures_of(done), **pace})
 
     def _cut_log(self, step: int) -> None:
         # Steps after the checkpoint are taken again, and logged again.
@@ -87,6 +105,17 @@ class RunFolder:
                         f"'{self.path}' holds a run with {name}={before[name]!r}, and {name}={value!r} was given: "
                         "name another folder, or go on as it was begun."
                     )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(
+            f"'{path}' could not be written ({error}): free space there; the checkpoints are kept, and the same call "
+            "goes on from the last."
+        ) from error
 
 
 @contextmanager

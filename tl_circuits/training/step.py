@@ -113,7 +113,7 @@ def passed(
     total: Callable[[Tensor], Tensor] = alone,
     working: torch.dtype = torch.float32,
 ) -> Passed:
-    """The batch through encoders and decoders. `others` and `total` join processes; products are of `working` copies."""
+    """The batch through encoders and decoders; `others` and `total` join processes, `working` copies multiply."""
     shape = weights.shape
     codes = [
         encode(x[layer], weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"], weights.threshold(layer), rule, backend,

@@ -5,7 +5,8 @@ reconstruct the outputs of all MLPs that they write. A last short stage also min
 full replacement model.
 """
 
-from contextlib import closing
+from collections.abc import Iterable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tl_circuits.harvest import ActivationCache, Prompts
 from tl_circuits.progress import stage
 from tl_circuits.sites import Model
 from tl_circuits.training.folder import RunFolder, terminated
+from tl_circuits.training.loggers import check_loggers
 from tl_circuits.training.plan import plan
 from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
@@ -38,6 +40,7 @@ def train(
     folder: str | Path | None = None,
     checkpoint_every: int = 200,
     cache: str | Path | None = None,
+    loggers: Iterable[str] = (),
     shards: int | None = None,
 ) -> CrossLayerTranscoder:
     """A transcoder trained on what the model's MLPs read and write on these prompts.
@@ -53,6 +56,7 @@ def train(
     - With a `folder`, checkpoints go into it every `checkpoint_every` steps, at the end, and when SIGTERM comes, which
       then does what it would have done; `log.jsonl` has a line for every tenth step. The same call takes up what is in
       the folder, and ends with the weights of a run that was never broken off.
+    - `loggers`, "wandb" and "tensorboard", take what `log.jsonl` has; each is an extra of this package of that name.
     - With a `cache`, what the MLPs read and write is kept in that folder, harvested once, and used by every run on the
       same prompts of the same model; what is missing or torn there is harvested again. The batches are the same as
       without.
@@ -79,11 +83,16 @@ def train(
     most = settings.steps * settings.batch_tokens
     prompts = _data(Prompts.of(model, data, settings.context, most), weights, scored)
     plan(settings, model, prompts.prompts.n_kept, n_shards=place.n_shards).refuse_what_does_not_fit()
+    names = check_loggers(loggers, folder)
     held = None if folder is None else RunFolder.of(folder, place)
     said = {"prompts": list(prompts.prompts.tokens.shape), "fingerprint": prompts.prompts.fingerprint()}
     at = None if held is None else held.claim(settings, said)
-    kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place)
-    with closing(source(model, prompts, settings, kept)) as origin:
+    with ExitStack() as ending:
+        if held is not None:
+            ending.callback(held.close)
+            held.open(names, settings, at)
+        kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place)
+        origin = ending.enter_context(closing(source(model, prompts, settings, kept)))
         begun = (model, prompts, origin, settings, place)
         run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
         _advance(run, held, every)
