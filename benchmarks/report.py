@@ -20,6 +20,10 @@ SCRIPTS = (
     "fidelity",
     "faithfulness",
     "state_swap",
+    "training_step",
+    "training_quality",
+    "training_presets",
+    "hop_collapse",
 )
 
 
@@ -238,6 +242,44 @@ def _state_swap(result: dict[str, Any]) -> str:
     )
 
 
+def _training_step(result: dict[str, Any]) -> str:
+    found, case = result["figures"], result["case"]
+    own = found["processor seconds per 1k tokens"]["ours, sparse"]
+    fastest = {
+        name: min(second for turn in turns for second in turn["seconds_per_1k_tokens"])
+        for name, turns in result["measured"].items()
+    }
+    others = [
+        f"{name} {found['times the sparse step'][name]:.1f} times as long (by the fastest steps "
+        f"{fastest[name] / fastest['ours, sparse']:.1f}), {found['peak GiB'][name]:.1f} GiB"
+        for name in ("ours, dense", *result["peer"])
+    ]
+    return (
+        f"Training step, {case['n_layers']} layers, {case['d_model']} wide, {case['features']:,} features a layer, "
+        f"{result['settings']['l0']} of them active: {own:.2f} CPU s per 1,000 tokens, at most "
+        f"{found['peak GiB']['ours, sparse']:.1f} GiB; {'; '.join(others).replace('ours, dense', 'dense')}. Gradients "
+        f"equal the dense ones to {found['largest relative difference of gradients, dense and sparse']:.0e}; load "
+        f"{result['machine']['load']:.1f}"
+    )
+
+
+def _training_quality(result: dict[str, Any]) -> str:
+    of_presets = [
+        f"{preset}: {_spread(found['processor seconds'], '.0f')} CPU s on one thread make a transcoder that keeps "
+        f"{_spread(found['agreement, trained on'], '.1%')} of the model's answers to what it was trained on, "
+        f"{_spread(found['agreement, two-hop held out'], '.1%')} to two-hop questions and "
+        f"{_spread(found['agreement, addition held out'], '.1%')} to sums that nobody was trained on, every MLP "
+        f"replaced, with {_spread(found['mean L0'], '.1f')} features active per token and layer"
+        for preset, found in result["figures"].items()
+    ]
+    return f"Training, the demo, a toy, {len(result['settings']['seeds'])} seeds: {'; '.join(of_presets)}"
+
+
+def _spread(found: dict[str, float], form: str) -> str:
+    low, high = found["low"], min(found["high"], 1.0) if form.endswith("%") else found["high"]
+    return f"{found['mean']:{form}} [{low:{form}}, {high:{form}}]"
+
+
 CEILING = "ceiling: the MLPs' own writes"
 
 
@@ -268,6 +310,8 @@ SENTENCES = {
     "fidelity": _fidelity,
     "faithfulness": _faithfulness,
     "state_swap": _state_swap,
+    "training_step": _training_step,
+    "training_quality": _training_quality,
 }
 
 

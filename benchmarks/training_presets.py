@@ -78,9 +78,12 @@ class Case:
 
 def recipe(name: str, arguments: argparse.Namespace) -> TrainingSettings:
     """A preset on the schedule that all share, without fine-tuning."""
-    shared = {"batch_tokens": TRANSCODER.batch_tokens, "lr": TRANSCODER.lr, "revival": TRANSCODER.revival}
+    shared = {"batch_tokens": arguments.batch_tokens, "lr": TRANSCODER.lr, "revival": TRANSCODER.revival}
     told = TrainingSettings.of({"features": arguments.features, "steps": arguments.steps, **RECIPES[name], **shared})
-    return replace(told, k=arguments.l0) if "topk" in told.activation else told
+    if "topk" in told.activation:
+        return replace(told, k=arguments.l0)
+    # The search begins higher, since few steps need a larger λ than many.
+    return replace(told, sparsity=told.sparsity * TRANSCODER.steps / told.steps)
 
 
 def matched(case: Case, how: TrainingSettings, l0: int) -> tuple[TrainingSettings, list[tuple[float, float]]]:
@@ -161,8 +164,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, default=[0, 1], help="of training, one run each")
     parser.add_argument("--presets", default=";".join(RECIPES), help="some of these, with ; between them")
     parser.add_argument("--l0", type=int, default=8, help="features on per token and layer")
-    parser.add_argument("--features", type=int, default=TRANSCODER.features, help="per layer")
+    parser.add_argument("--features", type=int, default=384, help="per layer")
     parser.add_argument("--steps", type=int, default=250, help="of training, the same for all")
+    parser.add_argument("--batch-tokens", type=int, default=1024, help="a step, the same for all")
     parser.add_argument("--finetune-steps", type=int, default=50, help="of fine-tuning, the same for all")
     parser.add_argument("--graphs", type=int, default=20, help="of held-out two-hop questions")
     add_options(parser, runs=1)

@@ -24,6 +24,7 @@ EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 BY_NAME = sorted((ROOT / "docs" / "examples" / "by_name").glob("*.py"))
 """Those that load public models and transcoders: real ones for readers, small stand-ins for them here."""
 FIRST = ROOT / "docs" / "examples" / "first_look.py"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -113,7 +114,7 @@ def readme_of(text: str) -> str:
 def _between(text: str, start: str, end: str, new: str) -> str:
     before, _, rest = text.partition(start)
     _, found, after = rest.partition(end)
-    assert found, f"README.md lacks {start!r} ... {end!r}"
+    assert found, f"the page lacks {start!r} ... {end!r}"
     return f"{before}{start}{new}{end}{after}"
 
 
@@ -135,6 +136,14 @@ def benchmarks() -> str:
     return report["section"](report["newest"]())
 
 
+def benchmarks_page_of(text: str) -> str:
+    """The page on benchmarks with its tables of training recipes as the files have them."""
+    report, tables = (runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py")) for name in ("report", "training_tables"))
+    for name in ("chains", "presets"):
+        text = _between(text, f"<!-- {name} -->\n", f"<!-- /{name} -->", tables[name](report["newest"]()))
+    return text
+
+
 def _paragraph(text: str) -> str:
     return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) + "\n"
 
@@ -147,6 +156,11 @@ def test_the_readme_shows_its_example_and_its_figures_as_they_are() -> None:
     assert not stale, f"run `python tests/test_docs.py`; these lines have changed: {stale}"
     assert FIRST.read_text(encoding="utf-8") in text
     assert FIRST.with_suffix(".txt").read_text(encoding="utf-8") in text
+
+
+def test_the_page_on_benchmarks_shows_its_tables_as_they_are() -> None:
+    text = BENCHMARKS.read_text(encoding="utf-8")
+    assert text == benchmarks_page_of(text), "run `python tests/test_docs.py`"
 
 
 def test_the_readmes_first_screen_ends_with_its_output() -> None:
@@ -211,3 +225,4 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     README.write_text(readme_of(README.read_text(encoding="utf-8")), encoding="utf-8")
+    BENCHMARKS.write_text(benchmarks_page_of(BENCHMARKS.read_text(encoding="utf-8")), encoding="utf-8")
