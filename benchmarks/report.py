@@ -276,6 +276,8 @@ def _training_quality(result: dict[str, Any]) -> str:
 
 
 def _spread(found: dict[str, float], form: str) -> str:
+    if "low" not in found:
+        return f"{found['mean']:{form}}"
     low, high = found["low"], min(found["high"], 1.0) if form.endswith("%") else found["high"]
     return f"{found['mean']:{form}} [{low:{form}}, {high:{form}}]"
 

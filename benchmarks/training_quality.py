@@ -72,9 +72,11 @@ def figures(model: Any, found: CrossLayerTranscoder, facts: World) -> dict[str, 
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean, and the 95 % t-interval over seeds."""
+    """Mean, and the 95 % t-interval over seeds where there are several."""
     mean = statistics.mean(values)
-    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else float("nan")
+    if len(values) == 1:
+        return {"mean": round(mean, 4)}
+    spread = statistics.stdev(values) / math.sqrt(len(values))
     reach = T95.get(len(values) - 1, 1.96) * spread
     return {"mean": round(mean, 4), "low": round(mean - reach, 4), "high": round(mean + reach, 4)}
 

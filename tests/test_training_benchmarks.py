@@ -1,14 +1,19 @@
 """Benchmarks of training: the compiled chains hold what they say, and every script runs on a tiny case."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import training_tables
 from benchmarks.chains import chain
+from benchmarks.training_presets import CLOSE, TRIES, matched
+from benchmarks.training_quality import interval
 from tests.test_benchmarks import script
 from tl_circuits.harvest import collect
+from tl_circuits.training import TrainingSettings
 
 
 @pytest.mark.parametrize("relations", [1, 3])
@@ -37,6 +42,56 @@ def test_apart_half_of_the_states_are_answered_and_the_other_half_is_written_aga
     assert not answers[1][:, 2:].any()
 
 
+@dataclass
+class PowerLaw:
+    """Stands for a model whose transcoders' L0 is a power of λ."""
+
+    exponent: float
+
+    def trained(self, how: TrainingSettings) -> float:
+        return how.sparsity
+
+    def l0(self, sparsity: float) -> float:
+        return 40 * (sparsity / 1e-3) ** self.exponent
+
+
+@pytest.mark.parametrize("exponent", [-0.25, -0.5, -1.0])
+def test_the_search_for_a_sparsity_finds_it(exponent: float) -> None:
+    case: Any = PowerLaw(exponent)
+    how, tried = matched(case, TrainingSettings(features=100, sparsity=1e-3), 8)
+    assert abs(case.l0(how.sparsity) / 8 - 1) <= CLOSE
+    assert len(tried) <= TRIES
+
+
+def test_where_k_is_set_nothing_is_searched() -> None:
+    case: Any = PowerLaw(-1)
+    assert matched(case, TrainingSettings(features=100, activation="topk", k=8), 8)[1] == []
+
+
+def test_an_interval_over_seeds_needs_several() -> None:
+    assert interval([0.5]) == {"mean": 0.5}
+    # 1, 2, 3: the standard error is 1/√3, and t with two degrees of freedom 4.303.
+    assert interval([1.0, 2.0, 3.0]) == {"mean": 2.0, "low": -0.4843, "high": 4.4843}
+
+
+def test_tables_have_a_row_for_each_recipe_lowest_to_highest_seed() -> None:
+    rows = [
+        {"answers written by layer 0": share, "states written again by layer 0": None, "FVU": [0.1, 0.2], "L0": [3, 4]}
+        for share in (-1e-7, 0.25)
+    ]
+    chains = {"script": "hop_collapse", "case": {"chain": "plain"}, "measured": {"1 relations, paper, λ 0.01": rows}}
+    *_, last = training_tables.chains([chains]).splitlines()
+    assert last == "| each has an answer | 1 | `paper` | 0.01 | 0.00 to 0.25 |  | 0.100, 0.200 | 3.0, 4.0 |"
+    found = dict.fromkeys(training_tables.PRESET_COLUMNS, 0.5)
+    presets = {
+        "script": "training_presets", "figures": {"paper": found, "paper, per layer": found}, "machine": {"cpu": "one"},
+        "settings": {"seeds": [0], "features": 1, "steps": 2, "finetune_steps": 3, "l0": 4}, "when": "2026-01-02T03",
+    }  # fmt: skip
+    lines = training_tables.presets([chains, presets]).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| `paper`", "| paper, per layer"]
+    assert {line.count("|") for line in lines[:4]} == {len(training_tables.PRESET_COLUMNS) + 2}
+
+
 @pytest.mark.slow
 def test_the_step_is_measured(tmp_path: Path) -> None:
     found = script("training_step", tmp_path / "step.json", "--size", "tiny", "--l0", "6", "--tokens", "32")
@@ -55,3 +110,12 @@ def test_hop_collapse_is_measured_for_every_preset(tmp_path: Path) -> None:
     ]
     for figures in found["figures"].values():
         assert len(figures["FVU"]) == len(figures["L0"]) == 2
+
+
+@pytest.mark.slow
+def test_presets_are_compared_on_the_demo(tmp_path: Path) -> None:
+    options = ["--presets", "topk", "--seeds", "0", "--features", "16", "--l0", "4", "--steps", "4", "--graphs", "1"]
+    found = script("training_presets", tmp_path / "presets.json", *options, "--finetune-steps", "1")
+    assert found["measured"]["topk"]["k"] == 4
+    assert set(training_tables.PRESET_COLUMNS) <= set(found["figures"]["topk"])
+    assert 0 < found["figures"]["topk"]["L0"] <= 4
