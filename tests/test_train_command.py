@@ -58,6 +58,8 @@ def test_a_plan_says_what_it_will_take_and_trains_nothing(task: Path) -> None:
     found = json.loads(run("train", str(task), "--plan", "--json").stdout)
     assert found["parameters"] == 3 * 16 * (64 + 2) + 6 * 16 * 64 + 3 * 64
     assert found["tokens"] == 8 * 32
+    assert min(found[name] for name in ("harvest_seconds", "sparse_seconds", "dense_seconds")) > 0
+    assert [disk["what"] for disk in found["disks"]] == ["Checkpoints"]
     assert "million parameters" in run("train", str(task), "--plan").stdout
     assert not (task.parent / "run").exists()
 

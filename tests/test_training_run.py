@@ -458,6 +458,47 @@ def test_a_width_that_cannot_fit_is_refused_before_anything_starts() -> None:
         train(model(), tokens(), replace(SHORT, features=10**10))
 
 
+@pytest.mark.parametrize(
+    ("free", "says"),
+    [
+        (1_000_000, r"Checkpoints need 0\.00 GB more in '.*run', and 0\.00 GB are free there: free space, name"),
+        (10_000_000, r"Activations need 0\.07 GB more in '.*kept', and 0\.01 GB are free there.*cache_dtype='int8'"),
+    ],
+)
+def test_what_does_not_fit_on_the_disk_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, says: str
+) -> None:
+    from shutil import _ntuple_diskusage
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: _ntuple_diskusage(free, 0, free))
+    wide = replace(SHORT, features=400)
+    planned = plan(wide, model(), 180_000, folder=tmp_path / "run", cache=tmp_path / "kept")
+    with pytest.raises(SettingError, match=says):
+        planned.refuse_what_does_not_fit()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_counts_what_is_on_the_disk_already_and_a_quarter_for_eight_bits(tmp_path: Path) -> None:
+    train(model(), tokens(), SHORT, folder=tmp_path / "run", cache=tmp_path / "kept")
+    checkpoints, activations = plan(SHORT, model(), 192, folder=tmp_path / "run", cache=tmp_path / "kept").disks
+    assert activations.needed == 0
+    # The one that is there, beside the two more that there may be while one is written.
+    assert checkpoints.needed == pytest.approx(2 / 3 * plan(SHORT, model(), 192).checkpoint, rel=0.1)
+    whole, quarter = (
+        plan(replace(SHORT, cache_dtype=form), model(), 192, cache=tmp_path / "new").disks[0].needed
+        for form in ("float32", "int8")
+    )
+    assert (whole, quarter) == (2 * 192 * 3 * 16 * 4, 2 * 192 * 3 * (16 + 4))
+
+
+def test_a_plan_that_measures_grows_with_layers_written() -> None:
+    told = replace(SHORT, features=256, batch_tokens=256)
+    narrow, wide = (plan(replace(told, cross_layer=across), model(), 1000, measure=True) for across in (False, True))
+    assert wide.dense_seconds > narrow.dense_seconds > 0
+    assert narrow.harvest_seconds > 0
+    assert (narrow.l0, plan(replace(told, activation="topk", k=7), model(), 9).l0) == (30, 7)
+
+
 def test_a_run_folder_whose_record_is_damaged_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(FileError, match=r"run\.json' cannot be read"):

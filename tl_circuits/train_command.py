@@ -88,7 +88,15 @@ def train_command(
             model = load_model(task.model, kind, getattr(torch, task.dtype))
             if plan_only:
                 n_tokens = Prompts.of(model, texts, task.settings.context).n_kept
-                report = plan(task.settings, model, n_tokens, n_shards=task.shards or 1, measure=True)
+                report = plan(
+                    task.settings,
+                    model,
+                    n_tokens,
+                    n_shards=task.shards or 1,
+                    folder=task.out,
+                    cache=task.cache,
+                    measure=True,
+                )
             else:
                 found = train(
                     model,

@@ -63,9 +63,10 @@ def train(
     - Where `torch.distributed` is initialised, its processes train together: `shards` of them (default: all) share
       every layer's features, and the others repeat them on other tokens of each batch.
 
-    Raises `SettingError` for settings that do not go together, and where the run does not fit in memory; `PromptError`
-    for data that is empty or another vocabulary's; `FitError` for NaN, with the layer and the prompts, and where the
-    loss diverges; `FileError` where a folder holds another run or another model's activations, or the disk is full.
+    Raises `SettingError` for settings that do not go together, and where the run does not fit in memory or on disk;
+    `PromptError` for data that is empty, too short or another vocabulary's; `FitError` for NaN, with the layer and the
+    prompts, and where the loss diverges; `FileError` where a folder holds another run or another model's activations,
+    or the disk is full.
     """
     if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
         raise FitError(
@@ -82,8 +83,10 @@ def train(
         )
     most = settings.steps * settings.batch_tokens
     prompts = _data(Prompts.of(model, data, settings.context, most), weights, scored)
-    plan(settings, model, prompts.prompts.n_kept, n_shards=place.n_shards).refuse_what_does_not_fit()
     names = check_loggers(loggers, folder)
+    where = [None if path is None else file_name(path) for path in (folder, cache)]
+    planned = plan(settings, model, prompts.prompts.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
+    planned.refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
     said = {"prompts": list(prompts.prompts.tokens.shape), "fingerprint": prompts.prompts.fingerprint()}
     at = None if held is None else held.claim(settings, said)
