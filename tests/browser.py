@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import FLAGS
 from tl_circuits.page.document import ASSETS
 
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
@@ -13,15 +14,6 @@ NO_BROWSER = "no Chromium on this machine: apt-get install chromium, or put one 
 VIEWER = ASSETS.parent / "viewer"
 AXE = VIEWER / "node_modules" / "axe-core" / "axe.min.js"
 NO_AXE = f"axe-core is not installed: run `npm ci` in {VIEWER} to check accessibility"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class Watched:

@@ -55,6 +55,28 @@ const answers = {
   python({ work }) {
     return page.python(page.asWork(work, page.FRESH));
   },
+  dot({ file }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const shares = page.sharesOf(graph.edges, page.countedSources(graph.nodes, false));
+    const rows = [...graph.names.keys()].filter((row) => ![3, 4, 5, 6].includes(graph.nodes.kind[row]));
+    const links = [];
+    for (let target = 0; target < graph.nodes.count; target++) {
+      for (let edge = graph.edges.bounds[target]; edge < graph.edges.bounds[target + 1]; edge++) {
+        const [source, weight] = [graph.edges.source[edge], graph.edges.weight[edge]];
+        if (rows.includes(source)) links.push({ source, target, weight, share: Math.abs(weight) / shares.denominator[target] });
+      }
+    }
+    return page.dot(graph, graph.labels, rows, links);
+  },
+  cone({ file, row, end }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const whole = { nodes: new Uint8Array(graph.nodes.count).fill(1), edges: new Uint8Array(graph.edges.source.length).fill(1) };
+    return page.cone(graph, whole, row, end);
+  },
+  labels_csv({ labels }) {
+    const text = page.labelsCsv(new Map(Object.entries(labels)));
+    return { text, back: page.readLabels(text) };
+  },
   csv({ lines }) {
     return page.csv(lines);
   },

@@ -175,6 +175,20 @@ def test_the_card_says_what_matters() -> None:
     assert "coverage     0.500" in repr(dataclasses.replace(graph, coverage=0.5))
 
 
+def test_rich_prints_a_graph_with_its_features_and_paths_and_no_markup() -> None:
+    from rich.console import Console
+
+    graph = hostile_graph().with_labels({(0, 0): "[red]not red[/red]"})
+    console = Console(width=100)
+    with console.capture() as printed:
+        console.print(graph)
+    text = printed.get()
+    for said in ("Scores", "replacement", "Features that matter", "Strongest paths", "<img src=x"):
+        assert said in text
+    assert "Top outputs" not in text
+    assert "\x1b[31m" not in text
+
+
 def test_pins_and_supernodes_follow_the_nodes_that_are_left() -> None:
     graph = random_graph(11, n_features=12).prune(0.3, 0.9)
     kept, gone = graph.nodes.features()[0], Feature(0, 0, 99)

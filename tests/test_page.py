@@ -13,15 +13,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
 import tl_circuits as tlc
+from tests import models
 from tests.graphs import HOSTILE, chain, hostile_graph, random_graph
 from tests.test_command_line import run
+from tl_circuits.intervention.report import InterventionReport
 from tl_circuits.page import Card
 from tl_circuits.page.document import ASSETS, document, viewer
 from tl_circuits.page.frame import Frame
+
+EMPTY_RUN: dict[str, Any] = {
+    "interventions": [], "mode": "direct", "layers": [0, 1], "tokens": ["x"], "before": [], "after": [], "moved": [],
+}  # fmt: skip
 
 BUDGET = 120 * 1024
 """What the viewer may weigh, compressed."""
@@ -162,6 +169,58 @@ def test_the_live_page_of_the_documentation_has_this_viewer() -> None:
     assert viewer()[1] in page, fresh
 
 
+def test_interventions_and_a_difference_are_recorded() -> None:
+    local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(4), ())
+    graph = tlc.attribute(local)
+    first = local.active()[0]
+    result = tlc.intervene(local, [tlc.Intervention(first, scale=-1)])
+    page = document(graph, interventions={"off": result}, compare=graph.prune(0.5, 0.8))
+    beside = json.loads(unpacked(page, "page-data"))
+    (run,) = beside["runs"]
+    assert (run["name"], run["interventions"]) == ("off", [f"{first} scale=-1"])
+    assert [token["probability"] for token in run["before"]] == [t.probability for t in result.top_before()]
+    assert run["moved"]
+    # What the command prints is as good.
+    printed = json.loads(json.dumps(InterventionReport(result).to_dict()))
+    assert json.loads(unpacked(document(graph, interventions={"off": printed}), "page-data"))["runs"] == [run]
+    gone = [one for one in beside["diff"]["nodes"] if one["there"] is None]
+    assert beside["diff"]["only_here"] >= len(gone) > 0
+    assert {one["here"] for one in gone} <= {str(graph.nodes[row]) for row in range(len(graph.nodes))}
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ([1], r"interventions=\[1\]: give a name and what tlc.intervene returned"),
+        ({"a": 5}, r"interventions\['a'\]=5: give what tlc.intervene returned"),
+        ({"a": {"mode": "x"}}, r"interventions\['a'\] is no intervention: see interventions, layers, tokens"),
+        ({"a": {**EMPTY_RUN, "before": [{"text": "a", "probability": "b"}]}}, "no intervention: see before"),
+        ({"a": {**EMPTY_RUN, "moved": [3]}}, "no intervention: see moved"),
+        ({"a": EMPTY_RUN}, r"is of another prompt: 'x', not '<bos>'. Give interventions on the graph's own"),
+    ],
+)
+def test_interventions_that_are_none_of_this_prompt_are_refused(
+    monkeypatch: pytest.MonkeyPatch, runs: Any, says: str
+) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(tlc.SettingError, match=says):
+        document(chain(), interventions=runs)
+
+
+def test_labels_are_read_from_csv(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b'layer,index,label\r\n2,623,"say ""Austin"", now"\r\n0,1,\'=1+1\r\n')
+    assert tlc.load_labels(path) == {(2, 623): 'say "Austin", now', (0, 1): "=1+1"}
+    for text, says in (
+        ("a,b\n", "does not begin with layer,index,label"),
+        ("layer,index,label\n2,x,a\n3,4\n", r"2 labels in .* row 0 is \[2, 'x', 'a'\]; row 1 is \[3, 4\]"),
+        ('layer,index,label\n2,3,"a', "cannot be read as CSV"),
+    ):
+        path.write_text(text)
+        with pytest.raises(tlc.FileError, match=says):
+            tlc.load_labels(path)
+
+
 # What is refused
 
 
@@ -280,6 +339,21 @@ def test_the_command_takes_the_json_of_a_viewer_and_what_was_put_together_there(
     found = work((tmp_path / "some.html").read_text(encoding="utf-8"))
     assert found["supernodes"] == [{"label": "pair", "members": [first, second]}]
     assert sorted(found["pins"]) == sorted([first, second, third])
+
+
+def test_the_command_takes_interventions_and_another_graph(tmp_path: Path) -> None:
+    file, run_file = random_graph(3).save(tmp_path / "a.graph"), tmp_path / "off.json"
+    other = random_graph(4).save(tmp_path / "b.graph")
+    run_file.write_text(json.dumps({**EMPTY_RUN, "tokens": list(random_graph(3).tokens)}))
+    result = run("page", str(file), "--intervention", str(run_file), "--compare", str(other))
+    assert result.exit_code == 0, result.output
+    beside = json.loads(unpacked((tmp_path / "a.html").read_text(encoding="utf-8"), "page-data"))
+    assert [one["name"] for one in beside["runs"]] == ["off"]
+    assert beside["diff"]["only_here"] > 0
+    run_file.write_text("[")
+    result = run("page", str(file), "--intervention", str(run_file))
+    assert result.exit_code == 1
+    assert "off.json" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import networkx
 import pytest
 
 import tl_circuits as tlc
@@ -504,27 +505,115 @@ def test_a_telephone_shows_one_pane_at_a_time(chromium: Browser, page: Path) -> 
         assert watched.work()["pins"] == ["token@2"]
 
 
+def themed(tab: Any, expected: list[str]) -> None:
+    # The browser tells the page of a change when it comes to it.
+    until(tab, f"document.documentElement.dataset.theme === '{expected[0]}'")
+    assert tab.evaluate(THEME) == expected
+
+
+THEME = """(() => { const {colours} = tlCircuitsPage.exposed.scene();
+return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor, colours.ink] })()"""
+LIGHT, DARK = ["light", "rgb(243, 244, 246)", "#1a1f27"], ["dark", "rgb(13, 16, 21)", "#e8ebf0"]
+
+
 @needs_browser
-def test_colours_follow_the_system_and_the_button(chromium: Browser, page: Path) -> None:
-    with chromium.tab(color_scheme="dark") as watched:
+@pytest.mark.parametrize(("scheme", "system", "other"), [("light", LIGHT, DARK), ("dark", DARK, LIGHT)])
+def test_colours_follow_the_system_and_the_button(
+    chromium: Browser, page: Path, scheme: Any, system: list[str], other: list[str]
+) -> None:
+    with chromium.tab(color_scheme=scheme) as watched:
         tab = watched.open(page)
-        ground = "getComputedStyle(document.body).backgroundColor"
-        dark = tab.evaluate(ground)
+        themed(tab, system)
+        # The system may change its mind while the page is open.
+        tab.emulate_media(color_scheme=other[0])
+        themed(tab, other)
+        tab.emulate_media(color_scheme=scheme)
         tab.keyboard.press("d")
-        light = tab.evaluate(ground)
-        assert dark != light
+        themed(tab, LIGHT)
+        tab.emulate_media(color_scheme=other[0])
+        themed(tab, LIGHT)
         tab.keyboard.press("d")
-        assert tab.evaluate(ground) == dark
+        themed(tab, DARK)
         tab.emulate_media(media="print")
         assert not tab.get_by_label("Search labels, tokens and node names").is_visible()
-        assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+        assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+@needs_browser
+@pytest.mark.parametrize(("scheme", "theme"), [("light", LIGHT), ("dark", DARK)])
+def test_before_the_script_and_without_it_the_ground_is_the_system_s(
+    chromium: Browser, page: Path, scheme: Any, theme: list[str]
+) -> None:
+    with chromium.tab(color_scheme=scheme, java_script_enabled=False) as watched:
+        watched.tab.goto(page.as_uri())
+        style = watched.tab.evaluate(
+            "(({backgroundColor, color}) => [backgroundColor, color])(getComputedStyle(document.body))"
+        )
+        ink = "rgb(26, 31, 39)" if scheme == "light" else "rgb(232, 235, 240)"
+        assert style == [theme[1], ink]
+
+
+# What goes with the graph
+
+
+@needs_browser
+def test_recorded_interventions_and_a_difference_are_shown(
+    chromium: Browser, dallas: AttributionGraph, tmp_path: Path
+) -> None:
+    run = {
+        "interventions": ["L1/386@9 scale=0"], "mode": "constrained", "layers": [0, 1], "tokens": list(dallas.tokens),
+        "before": [{"text": " Austin", "probability": 0.75}], "after": [{"text": HOSTILE[0], "probability": 0.5}],
+        "moved": [{"feature": name, "before": 3.63, "after": 0.0} for name in ("L2/623@9", "L2/9@9")],
+    }  # fmt: skip
+    small = dallas.prune()
+    path = tlc.save_page(small, tmp_path / "a.html", interventions={"Texas off": run}, compare=dallas.prune(0.6, 0.9))
+    with chromium.tab() as watched:
+        tab = watched.open(path)
+        tab.get_by_role("tab", name="Interventions").click()
+        text = tab.locator(".run").inner_text()
+        for said in (
+            "Texas off",
+            "L1/386@9 scale=0",
+            "layers 0 to 1",
+            "75%",
+            HOSTILE[0],
+            "3.63 → 0",
+            "not in the graph",
+        ):
+            assert said in text, said
+        tab.get_by_role("button", name="L2/623@9").click()
+        assert tab.evaluate("tlCircuitsPage.store.graph.names[tlCircuitsPage.store.selected.value]") == "L2/623@9"
+        tab.get_by_role("tab", name="Difference").click()
+        gone = small.nodes.count(Kind.FEATURE) - dallas.prune(0.6, 0.9).nodes.count(Kind.FEATURE)
+        tab.get_by_text(f"{gone} only here, 0 only there").wait_for()
+        button(tab, "Mark what is only here").click()
+        assert tab.evaluate("tlCircuitsPage.store.marked.value.size") == gone
+        tab.set_viewport_size({"width": 390, "height": 844})
+        switch = tab.get_by_role("navigation")
+        assert switch.evaluate("element => element.scrollWidth") <= 390
+        switch.get_by_role("button", name="Runs").click()
+        assert tab.locator(".run").is_visible()
+
+
+@needs_browser
+def test_what_leads_to_a_node_is_marked(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        find(tab, "L1/386")
+        tab.keyboard.press("Enter")
+        tab.get_by_role("tab", name="Paths").click()
+        drawn = dallas.prune().to_networkx()
+        names = "[...tlCircuitsPage.store.marked.value].map(row => tlCircuitsPage.store.graph.names[row])"
+        for way, reached in (("upstream", networkx.ancestors), ("downstream", networkx.descendants)):
+            button(tab, f"Mark {way}").click()
+            assert set(tab.evaluate(names)) == {"L1/386@9"} | reached(drawn, "L1/386@9")
 
 
 # Files
 
 
 @needs_browser
-def test_files_are_what_they_say(chromium: Browser, page: Path, dallas: AttributionGraph) -> None:
+def test_files_are_what_they_say(chromium: Browser, page: Path, dallas: AttributionGraph, tmp_path: Path) -> None:
     with chromium.tab(accept_downloads=True) as watched:
         tab = watched.open(page)
         find(tab, "Texas")
@@ -549,6 +638,9 @@ def test_files_are_what_they_say(chromium: Browser, page: Path, dallas: Attribut
         )
         assert ast.parse(downloaded(tab, "Python").read_text())
         assert load_labels(downloaded(tab, "Labels")) == dict(dallas.labels)
+        table = shutil.copy(downloaded(tab, "Labels as CSV"), tmp_path / "labels.csv")
+        assert load_labels(table) == dict(dallas.labels)
+        assert '"L2/64@9" -> "target 138@9"' in downloaded(tab, "Graphviz").read_text(encoding="utf-8")
 
 
 @needs_browser

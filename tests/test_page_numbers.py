@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -335,3 +336,36 @@ def test_cumulative_influence_is_python_s(engine: Engine, file: Path) -> None:
     shares = Shares(graph.edges, counted_sources(graph.nodes, constants=False))
     influence = node_influence(shares, graph.nodes, target_shares(graph.nodes, graph.target_weights))
     assert close(numbers(engine, file, graph)["cumulative"], cumulative(influence).tolist())
+
+
+@settings(max_examples=8)
+@given(recipes)
+def test_its_dot_and_its_cones_are_python_s(engine: Engine, file: Path, recipe: Recipe) -> None:
+    import networkx
+
+    graph = recipe()
+    graph.save(file)
+    assert engine.ask("dot", file=str(file)) == graph.to_dot()
+    drawn, every = graph.to_networkx(), names_in_order(graph)
+    for row in (0, len(every) // 2, len(every) - 1):
+        for end, reached in (("source", networkx.ancestors), ("target", networkx.descendants)):
+            found = {every[at] for at in engine.ask("cone", file=str(file), row=row, end=end)}
+            assert found == {every[row]} | reached(drawn, every[row])
+
+
+def test_its_dot_of_hostile_words_is_python_s(engine: Engine, file: Path) -> None:
+    graph = dataclasses.replace(hostile_graph(), labels={})
+    hostile = graph.with_labels({(f.layer, f.index): 'a\\"b\nc\u2028' for f in graph.nodes.features()})
+    hostile.save(file)
+    text = engine.ask("dot", file=str(file))
+    assert text == hostile.to_dot()
+    assert '[label="a\\\\\\"b␤c�", shape=ellipse]' in text
+
+
+def test_its_labels_as_csv_are_read_here_and_there(engine: Engine, tmp_path: Path) -> None:
+    labels = {"2/623": 'say "Austin",\nnow', "0/1": "=1+1", "0/2": "", "11/3": "'quoted'"}
+    found = engine.ask("labels_csv", labels=labels)
+    assert found["back"] == labels
+    path = tmp_path / "labels.csv"
+    path.write_bytes(found["text"].encode())
+    assert {f"{layer}/{index}": text for (layer, index), text in load_labels(path).items()} == labels

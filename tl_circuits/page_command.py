@@ -51,6 +51,23 @@ def _grouped(file: Path) -> "tuple[list[Feature], dict[str, Sequence[NodeName]]]
     return alone, {name: list(members) for name, members in groups.items() if members[0] not in alone}
 
 
+def _printed(file: Path) -> dict[str, Any]:
+    """What a command printed into a file."""
+    import json
+
+    from tl_circuits.errors import FileError
+
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(
+            f"'{file}' cannot be read as JSON ({error}): give what `tl-circuits intervene --json` printed."
+        ) from error
+    if not isinstance(found, dict):
+        raise FileError(f"'{file}' holds no intervention: give what `tl-circuits intervene --json` printed.")
+    return found
+
+
 def _named(name: str) -> "Feature | None":
     from tl_circuits.nodes import Feature
 
@@ -63,6 +80,11 @@ def page_command(
     nodes: Annotated[float | None, typer.Option(callback=share, help="Where the slider of nodes starts.")] = None,
     edges: Annotated[float | None, typer.Option(callback=share, help="Where the slider of edges starts.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of features, as a page wrote them.")] = None,
+    interventions: Annotated[
+        list[Path] | None,
+        typer.Option("--intervention", help="What `intervene --json` printed, in a file; may be given again."),
+    ] = None,
+    compare: Annotated[Path | None, typer.Option(help="Another graph's file, to be told apart from this one.")] = None,
     title: Annotated[str | None, typer.Option(help="What the page is called; by default the prompt.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     as_json: AsJson = False,
@@ -80,7 +102,17 @@ def page_command(
         found = load_graph(graph)
         found = found if labels is None else found.with_labels(load_labels(labels))
         pinned, supernodes = _grouped(graph)
-        page = save_page(found, place, title=title, pinned=pinned, supernodes=supernodes, nodes=nodes, edges=edges)
+        page = save_page(
+            found,
+            place,
+            title=title,
+            pinned=pinned,
+            supernodes=supernodes,
+            interventions={file.stem: _printed(file) for file in interventions or []},
+            compare=None if compare is None else load_graph(compare),
+            nodes=nodes,
+            edges=edges,
+        )
         written = Written(page, page.stat().st_size, len(found.nodes), len(found.edges))
     show(written, as_json)
     if open_it:

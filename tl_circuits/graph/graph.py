@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from tl_circuits.errors import FileError, GraphError, warn_once
+from tl_circuits.errors import FileError, GraphError, SettingError, warn_once
 from tl_circuits.graph.asked import feature_labels, file_name, number
 from tl_circuits.graph.card import as_html, as_text, lines
+from tl_circuits.graph.diff import GraphDiff, diff
+from tl_circuits.graph.dot import to_dot
 from tl_circuits.graph.export import ExportSettings, Preset, to_json
 from tl_circuits.graph.files import read, save, write_whole
 from tl_circuits.graph.influence import influence_by_length, node_influence, target_shares
@@ -29,6 +32,7 @@ from tl_circuits.nodes import Feature, Kind
 
 if TYPE_CHECKING:
     import networkx
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,6 +146,16 @@ class AttributionGraph(GraphRecord):
         ends[self.nodes.span(Kind.TOKEN)] = True
         return influence_by_length(shares, target_shares(self.nodes, self.target_weights), ends)
 
+    def diff(self, other: "AttributionGraph") -> GraphDiff:
+        """This graph and another of the same transcoder side by side: which nodes and edges came, went and changed.
+
+        Prompts may differ: positions are matched by their tokens. Prune both alike first, or neither. Raises
+        `GraphError` for graphs of two transcoders and `SettingError` for what is no graph.
+        """
+        if not isinstance(other, AttributionGraph):
+            raise SettingError(f"diff({other!r:.80}): give the graph to compare with.")
+        return diff(self, self._influence, other, other._influence)
+
     def with_labels(self, labels: Mapping[tuple[int, int], str]) -> "AttributionGraph":
         """The same graph with these names for features, by (layer, index), added to those it has.
 
@@ -171,6 +185,10 @@ class AttributionGraph(GraphRecord):
     def to_pandas(self) -> GraphTables:
         """Two frames: `.nodes`, one row per node in order, and `.edges`, with weights and shares Â."""
         return to_pandas(self, self._influence)
+
+    def to_dot(self) -> str:
+        """The graph as Graphviz's DOT: layers as ranks, negative edges dashed. Prune first; labels stay text."""
+        return to_dot(self)
 
     def to_networkx(self) -> "networkx.DiGraph[str]":
         """The graph for networkx: nodes are named as they are written here, edges run from source to target."""
@@ -216,6 +234,10 @@ class AttributionGraph(GraphRecord):
 
     def __repr__(self) -> str:
         return as_text(*self._introduction())
+
+    def __rich__(self) -> "RenderableType":
+        # Loaded by name, since a report is of a graph and imports this file.
+        return import_module("tl_circuits.graph.report").Report(self, ())
 
     def _repr_html_(self) -> str:
         return as_html(*self._introduction())

@@ -104,7 +104,8 @@ class Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         yield section("Prompt", self._tokens())
-        yield section("Top outputs", self._outputs())
+        if self.outputs:
+            yield section("Top outputs", self._outputs())
         yield section("Graph", self._counts())
         yield section("Scores", self._scores())
         yield section("Checks", self._checks())

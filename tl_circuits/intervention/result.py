@@ -1,6 +1,7 @@
 """What an intervention did: logits, likely tokens and features, before and after."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from tl_circuits.nodes import Feature, Intervention
 from tl_circuits.replacement import LocalReplacementModel
 
 if TYPE_CHECKING:
-    from tl_circuits.intervention.report import InterventionReport
+    from rich.console import RenderableType
 
 
 class TopToken(NamedTuple):
@@ -136,10 +137,9 @@ class InterventionResult:
             f"{self.changes.vanished} vanished{silent})"
         )
 
-    def __rich__(self) -> "InterventionReport":
-        from tl_circuits.intervention.report import InterventionReport
-
-        return InterventionReport(self)
+    def __rich__(self) -> "RenderableType":
+        # Loaded by name, since a report is of a result and imports this file.
+        return import_module("tl_circuits.intervention.report").InterventionReport(self)
 
 
 def result_of(

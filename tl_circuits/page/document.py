@@ -24,7 +24,9 @@ from tl_circuits.graph.asked import file_name, number, share, text
 from tl_circuits.graph.files import write_whole
 from tl_circuits.graph.tables import unique_names
 from tl_circuits.graph.views import NodeName, row_of
+from tl_circuits.intervention.result import InterventionResult
 from tl_circuits.page.card import Card, cards_of
+from tl_circuits.page.runs import difference, runs_of
 
 ASSETS = Path(__file__).parent / "assets"
 MOST_EDGES = 500_000
@@ -39,6 +41,8 @@ def save_page(
     cards: Mapping[tuple[int, int], Card | FeatureCard] | None = None,
     pinned: Sequence[NodeName] = (),
     supernodes: Mapping[str, Sequence[NodeName]] | None = None,
+    interventions: Mapping[str, InterventionResult | Mapping[str, Any]] | None = None,
+    compare: AttributionGraph | None = None,
     nodes: float | None = None,
     edges: float | None = None,
     max_edges: int = MOST_EDGES,
@@ -60,6 +64,8 @@ def save_page(
         cards=cards,
         pinned=pinned,
         supernodes=supernodes,
+        interventions=interventions,
+        compare=compare,
         nodes=nodes,
         edges=edges,
         max_edges=max_edges,
@@ -74,6 +80,8 @@ def document(
     cards: Mapping[tuple[int, int], Card | FeatureCard] | None = None,
     pinned: Sequence[NodeName] = (),
     supernodes: Mapping[str, Sequence[NodeName]] | None = None,
+    interventions: Mapping[str, InterventionResult | Mapping[str, Any]] | None = None,
+    compare: AttributionGraph | None = None,
     nodes: float | None = None,
     edges: float | None = None,
     max_edges: int = MOST_EDGES,
@@ -91,6 +99,8 @@ def document(
         "version": _version(),
         "title": title or "",
         "cards": cards_of(graph.nodes, cards or {}),
+        "runs": runs_of(graph, interventions),
+        "diff": difference(graph, compare),
         "work": _work(graph, pinned, supernodes, nodes, edges),
     }
     return _html(title or graph.provenance.prompt or "".join(graph.tokens), _file(graph), beside)

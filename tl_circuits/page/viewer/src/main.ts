@@ -18,9 +18,11 @@ export { errorShares, score } from "./graph/scores.ts";
 export { withLossesAsErrors } from "./graph/losses.ts";
 export { strongest } from "./graph/paths.ts";
 export { viewerJson } from "./files/viewer_json.ts";
-export { labelsJson, readLabels } from "./files/labels.ts";
+export { labelsCsv, labelsJson, readLabels } from "./files/labels.ts";
 export { python } from "./files/python.ts";
+export { dot } from "./files/dot.ts";
 export { csv } from "./files/tables.ts";
+export { cone } from "./view/cone.ts";
 export { fromHash, toHash } from "./state/hash.ts";
 export { begin, redo, step, undo } from "./state/history.ts";
 export { asWork, FRESH, group, rename, ungroup } from "./state/work.ts";
@@ -48,7 +50,6 @@ async function start(root: HTMLElement): Promise<void> {
   await readAddress(store);
   writeAddress(store);
   addEventListener("hashchange", () => void readAddress(store!));
-  followSystem();
   render(h(App, { store }), root);
   performance.mark("tl-circuits-rendered");
 }
@@ -71,5 +72,8 @@ function complain(root: HTMLElement, problems: string[]): void {
 
 if (typeof document !== "undefined") {
   const root = document.getElementById("page");
-  if (root) void start(root);
+  if (root) {
+    followSystem();
+    void start(root);
+  }
 }

@@ -25,3 +25,19 @@ function field(value: string | number): string {
   const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
 }
+
+/** The lines of a CSV text. The apostrophe before what looks like a formula is taken away again. */
+export function readCsv(text: string): string[][] {
+  const lines: string[][] = [];
+  let line: string[] = [];
+  for (const match of text.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/g)) {
+    const field = match[1] !== undefined ? match[1].replace(/""/g, '"') : match[2] ?? "";
+    if (match[3] === "" && field === "" && !line.length) break;
+    line.push(field.replace(/^'(?=[=+\-@\t\r])/, ""));
+    if (match[3] === ",") continue;
+    lines.push(line);
+    line = [];
+    if (match[3] === "") break;
+  }
+  return lines;
+}

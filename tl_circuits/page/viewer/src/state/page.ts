@@ -31,14 +31,47 @@ export interface Card {
   operands?: OperandGrid | null;
 }
 
+/** An intervention on the prompt, and what it did. */
+export interface Run {
+  name: string;
+  interventions: string[];
+  mode: string;
+  layers: number[];
+  attention?: string;
+  before: { text: string; probability: number }[];
+  after: { text: string; probability: number }[];
+  moved: { feature: string; before: number; after: number }[];
+  continuation?: { before: string; after: string };
+}
+
+/** One node here and in the graph that this one is compared with; null where one lacks it. */
+export interface Change {
+  here: string | null;
+  there: string | null;
+  label: string;
+  influence: [number, number];
+  activation: [number | null, number | null];
+}
+
+export interface Difference {
+  title: string;
+  both: number;
+  only_here: number;
+  only_there: number;
+  nodes: Change[];
+  edges: [string, string, number, number][];
+}
+
 export interface PageData {
   version: string;
   title: string;
   cards: Record<string, Card>;
+  runs: Run[];
+  diff: Difference | null;
   work: unknown;
 }
 
 export function asPage(given: unknown): PageData {
   const found = Object(given) as Partial<PageData>;
-  return { version: String(found.version ?? "0"), title: String(found.title ?? ""), cards: found.cards ?? {}, work: found.work ?? {} };
+  return { version: String(found.version ?? "0"), title: String(found.title ?? ""), cards: found.cards ?? {}, runs: found.runs ?? [], diff: found.diff ?? null, work: found.work ?? {} };
 }

@@ -13,7 +13,7 @@ import type { PageData } from "./page.ts";
 import { asWork, FRESH, type Work } from "./work.ts";
 
 export type Dialog = "help" | "provenance" | "export" | "link" | "filters" | null;
-export type Pane = "graph" | "node" | "subgraph" | "paths";
+export type Pane = "graph" | "node" | "subgraph" | "paths" | "runs" | "diff";
 export const MOST_LINKS = 2000;
 
 export interface Store {

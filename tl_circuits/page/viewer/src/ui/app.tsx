@@ -1,22 +1,31 @@
 import { useEffect } from "preact/hooks";
 import type { Pane, Store } from "../state/store.ts";
-import { StoreContext } from "./context.ts";
+import { StoreContext, useStore } from "./context.ts";
 import { Dialogs } from "./dialogs.tsx";
 import { GraphPane } from "./graph_pane.tsx";
 import { listen } from "./keys.ts";
 import { NodePane } from "./node_pane.tsx";
 import { PathsPane } from "./paths_pane.tsx";
+import { DiffPane } from "./diff_pane.tsx";
+import { RunsPane } from "./runs_pane.tsx";
 import { Prompt } from "./prompt.tsx";
 import { SubgraphPane } from "./subgraph_pane.tsx";
 import { TablePane } from "./table_pane.tsx";
 import { Toolbar } from "./toolbar.tsx";
 
-const PANES: [Pane, string][] = [["graph", "Graph"], ["node", "Node"], ["subgraph", "Subgraph"], ["paths", "Paths"]];
+/** Tabs of the pane at the side; on small screens all panes are tabs. */
+function tabsOf(store: Store): [Pane, string, string][] {
+  const found: [Pane, string, string][] = [["node", "Node", "Node"], ["paths", "Paths", "Paths"]];
+  if (store.page.runs.length) found.push(["runs", "Interventions", "Runs"]);
+  if (store.page.diff) found.push(["diff", "Difference", "Diff"]);
+  return found;
+}
 
 export function App({ store }: { store: Store }) {
   useEffect(() => listen(store), []);
   const pane = store.pane.value;
-  const onPaths = pane === "paths";
+  const tabs = tabsOf(store);
+  const tab = tabs.some(([name]) => name === pane) ? pane : "node";
   return (
     <StoreContext.Provider value={store}>
       <Prompt />
@@ -25,15 +34,16 @@ export function App({ store }: { store: Store }) {
         <section class="pane main" aria-label={store.asTable.value ? "Table" : "Graph"}>{store.asTable.value ? <TablePane /> : <GraphPane />}</section>
         <div class="pane side">
           <div class="tabs" role="tablist" aria-label="Details">
-            <button type="button" role="tab" id="tab-node" aria-controls="details" aria-selected={!onPaths} onClick={() => (store.pane.value = "node")}>Node</button>
-            <button type="button" role="tab" id="tab-paths" aria-controls="details" aria-selected={onPaths} onClick={() => (store.pane.value = "paths")}>Paths</button>
+            {tabs.map(([name, title]) => (
+              <button type="button" role="tab" key={name} id={`tab-${name}`} aria-controls="details" aria-selected={tab === name} onClick={() => (store.pane.value = name)}>{title}</button>
+            ))}
           </div>
-          <div class="scroll" id="details" role="tabpanel" tabIndex={0} aria-labelledby={onPaths ? "tab-paths" : "tab-node"}>{onPaths ? <PathsPane /> : <NodePane />}</div>
+          <div class="scroll" id="details" role="tabpanel" tabIndex={0} aria-labelledby={`tab-${tab}`}><Details tab={tab} /></div>
         </div>
         <div class="pane below"><SubgraphPane /></div>
       </main>
       <nav class="switch" aria-label="Panes">
-        {PANES.map(([name, title]) => (
+        {([["graph", "", "Graph"], tabs[0], ["subgraph", "", "Subgraph"], ...tabs.slice(1)] as [Pane, string, string][]).map(([name, , title]) => (
           <button type="button" key={name} aria-current={pane === name ? "page" : undefined} onClick={() => (store.pane.value = name)}>{title}</button>
         ))}
       </nav>
@@ -41,4 +51,12 @@ export function App({ store }: { store: Store }) {
       <Dialogs />
     </StoreContext.Provider>
   );
+}
+
+function Details({ tab }: { tab: Pane }) {
+  const { page } = useStore();
+  if (tab === "paths") return <PathsPane />;
+  if (tab === "runs") return <RunsPane />;
+  if (tab === "diff" && page.diff) return <DiffPane diff={page.diff} />;
+  return <NodePane />;
 }

@@ -79,7 +79,7 @@ function Export() {
           </li>
         ))}
         <li>
-          <Button onClick={() => choose(".json,application/json", (text) => (problems.value = takeLabels(store, text)))}>Read labels</Button>
+          <Button onClick={() => choose(".json,.csv,application/json,text/csv", (text) => (problems.value = takeLabels(store, text)))}>Read labels</Button>
           <span>Labels that were written from here or another graph of the same transcoder.</span>
         </li>
       </ul>

@@ -2,7 +2,8 @@
 
 import { Problems } from "../graph/graph.ts";
 import { download } from "../files/download.ts";
-import { labelsJson, readLabels } from "../files/labels.ts";
+import { dot } from "../files/dot.ts";
+import { labelsCsv, labelsJson, readLabels } from "../files/labels.ts";
 import { escaped, SvgPen } from "../files/pen.ts";
 import { python } from "../files/python.ts";
 import { edgesCsv, nodesCsv } from "../files/tables.ts";
@@ -25,8 +26,10 @@ export const FILES: FileKind[] = [
   { name: "JSON", what: "For Neuronpedia and circuit-tracer, and for tlc.load_supernodes: what pruning keeps, with pins, supernodes and labels.", write: (store) => download(`${slug(store)}.json`, viewerJson(store.graph, store.work.value, store.labels.value, store.cut.value, store.page.version), "application/json") },
   { name: "Nodes as CSV", what: "The nodes on display.", write: (store) => download(`${slug(store)}-nodes.csv`, nodesCsv(store.graph, store.labels.value, store.influence, store.rows.value), "text/csv") },
   { name: "Edges as CSV", what: "The edges on display.", write: (store) => download(`${slug(store)}-edges.csv`, edgesCsv(store.graph, [...store.links.value].reverse()), "text/csv") },
+  { name: "Graphviz", what: "The graph on display as DOT.", write: (store) => download(`${slug(store)}.dot`, dot(store.graph, store.labels.value, store.rows.value, store.links.value), "text/vnd.graphviz") },
   { name: "Python", what: "Pins and supernodes, and an intervention on them.", write: (store) => download(`${slug(store)}.py`, python(store.work.value), "text/x-python") },
   { name: "Labels", what: "Names of features, for tlc.load_labels and for other graphs.", write: (store) => download("labels.json", labelsJson(store.labels.value, String(store.graph.provenance["transcoder"] ?? "")), "application/json") },
+  { name: "Labels as CSV", what: "The same for a spreadsheet; Read labels takes it back.", write: (store) => download("labels.csv", labelsCsv(store.labels.value), "text/csv") },
 ];
 
 /** What was wrong with the file; nothing where its labels were taken. */

@@ -4,7 +4,8 @@ import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { pinAll } from "./deeds.ts";
 import { pathLinks } from "./graph_pane.tsx";
-import { called, percent, signed } from "./words.ts";
+import { cone } from "../view/cone.ts";
+import { called, count, percent, signed } from "./words.ts";
 import type { Store } from "../state/store.ts";
 import type { Link } from "../view/shown.ts";
 
@@ -22,6 +23,10 @@ export function PathsPane() {
       <div class="ends">
         <End title="From" end={from} anything="anywhere" />
         <End title="To" end={to} anything="the outputs" />
+      </div>
+      <div class="deeds">
+        <Button disabled={store.selected.value === null} onClick={() => markCone(store, "source")} title="All that leads to the selected node among what is kept">Mark upstream</Button>
+        <Button disabled={store.selected.value === null} onClick={() => markCone(store, "target")} title="All that the selected node leads to among what is kept">Mark downstream</Button>
       </div>
       {!paths.length && <p class="note">No path leads there among what is kept. Move the sliders up, or choose other ends.</p>}
       <ol class="pathlist">
@@ -45,6 +50,13 @@ export function PathsPane() {
       </ol>
     </section>
   );
+}
+
+/** Marks the selected node and all that leads to it, or that it leads to, over edges that are kept. */
+function markCone(store: Store, end: "source" | "target"): void {
+  const rows = cone(store.graph, store.cut.value, store.selected.value!, end);
+  store.marked.value = new Set(rows);
+  store.say(`${count(rows.length, "node")} marked; G groups them.`);
 }
 
 function End({ title, end, anything }: { title: string; end: { value: number | null }; anything: string }) {

@@ -12,10 +12,17 @@ export function cycleTheme(): void {
 
 export function setTheme(to: (typeof THEMES)[number]): void {
   theme.value = to;
-  document.documentElement.dataset["theme"] = to;
-  repaint.value++;
+  apply();
 }
 
+/** From the start, before anything is drawn: the style sheet has one palette for each of light and dark. */
 export function followSystem(): void {
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", () => repaint.value++);
+  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", apply);
+  apply();
+}
+
+function apply(): void {
+  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  document.documentElement.dataset["theme"] = theme.value === "auto" ? system : theme.value;
+  repaint.value++;
 }
