@@ -98,7 +98,8 @@ class Kept:
         tokens: Int[Tensor, "new window"] = seen.tokens[prompts[:, None], at].to(torch.int32)
         self.tokens[rows, places] = tokens.masked_fill(~there, NOBODY)
         found = seen.activations[prompts[:, None], at, (rows - columns.start)[:, None]]
-        self.activations[rows, places] = found.masked_fill(~there, 0).to(torch.float32)
+        # A jump leaves -0.0 below its threshold.
+        self.activations[rows, places] = found.masked_fill(~there, 0).to(torch.float32) + 0.0
         self.prompt[rows, places] = prompts + seen.first
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from tl_circuits.errors import FileError
 from tl_circuits.features.card import FeatureCard
@@ -23,25 +23,6 @@ MOST_INDEX, MOST_CARD = 2**28, 2**24
 MOST_LAYERS = 10_000
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 _CARD = re.compile(r"(\d{1,18})\.json")
-
-
-class Source(Protocol):
-    """Files by name, in one folder."""
-
-    @property
-    def name(self) -> str: ...
-
-    def sizes(self) -> Mapping[str, int]:
-        """The files there and how many bytes each has."""
-        ...
-
-    def whole(self, names: Sequence[str]) -> Mapping[str, Path]:
-        """Where these files lie on this machine."""
-        ...
-
-    def parts(self, name: str, parts: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-        """Parts of one file, each from its first byte up to before its last."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +79,9 @@ class Repository:
         # All of the commit that the index is of.
         address = hub.at_commit(self.listing.address, hub.fetch(self.listing, [INDEX]))
         return hub.read_parts(address, name, parts)
+
+
+Source: TypeAlias = Folder | Repository
 
 
 def cards_in(source: Source, wanted: Sequence[tuple[int, int]] | None, progress: bool | None) -> Iterator[FeatureCard]:
@@ -180,7 +164,8 @@ def _layer(entry: Any, what: str, sizes: Mapping[str, int]) -> _Layer:
     # A name that leads elsewhere is no name of a file beside the index.
     if not isinstance(name, str) or not _PLAIN.fullmatch(name):
         raise FileError(
-            f"{what} has {name!r:.80} as the name of its file: a plain name beside the index is allowed alone."
+            f"{what} has {name!r:.80} as the name of its file, where only a plain name beside the index may stand: ask "
+            "who wrote it."
         )
     if not isinstance(offsets, list) or not all(type(offset) is int for offset in offsets):
         raise FileError(f"{what} has no list of offsets, whole numbers: fetch it again, or ask who wrote it.")

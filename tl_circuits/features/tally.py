@@ -51,7 +51,8 @@ class Counts:
         if not positive and not negative:
             return None
         width = 2.0 ** (int(self.exponent[row]) - (BINS.bit_length() - 1))
-        return Histogram(-width * len(negative) or 0.0, width * len(positive), (*reversed(negative), *positive))
+        counts = tuple(map(float, (*reversed(negative), *positive)))
+        return Histogram(-width * len(negative) or 0.0, width * len(positive), counts)
 
 
 class Tally:
