@@ -154,6 +154,30 @@ _LEVELS = itertools.count(-2, -1)
 """Context levels of our own: TransformerLens counts its levels up from 0, and takes hooks off by level."""
 
 
+def neuron_taps(model: Model) -> tuple[Tap, ...]:
+    """Where each MLP's neurons pass, after their activation. Raises `FitError` where the model does not show them."""
+    return _every_block(model, "mlp.hook_post", "MLP neurons")
+
+
+def head_taps(model: Model) -> tuple[Tap, ...]:
+    """Where what each head has gathered passes, before it is projected. Raises `FitError` where it is not shown."""
+    return _every_block(model, "attn.hook_z", "heads")
+
+
+def embedding_tap(model: Model) -> Tap:
+    """Where tokens, and positions where they are learned, enter the first block."""
+    return _every_block(model, "hook_resid_pre", "block inputs")[0]
+
+
+def _every_block(model: Model, point: str, what: str) -> tuple[Tap, ...]:
+    points = _hook_points(model)
+    found = [points.find(f"blocks.{layer}.{point}") for layer in range(model.cfg.n_layers)]
+    for layer, name in enumerate(found):
+        if name is None:
+            raise FitError(f"This model has no 'blocks.{layer}.{point}', so its {what} cannot be taken apart.")
+    return tuple(Tap(name) for name in found if name is not None)
+
+
 def has_user_hooks(model: Model) -> bool:
     """Whether anybody has hooks on the model: they may act on positions that a shorter prompt does not have."""
     return any(

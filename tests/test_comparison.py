@@ -1,0 +1,285 @@
+"""Circuits of any units on one measure: what the curves hold by law, and scorers against brute force."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests import models
+from tests.test_refusals import refusal
+from tl_circuits.comparison import Basis, Task, blocks, circuit_curve, features, neurons, sae_features
+from tl_circuits.comparison.passes import Recorded, recorded, through
+from tl_circuits.comparison.scorers import scores
+from tl_circuits.errors import FitError, PromptError, SettingError
+from tl_circuits.sites import has_user_hooks
+
+CLEAN = torch.tensor([[1, 5, 9, 3, 7], [1, 6, 2, 3, 7], [1, 30, 9, 4, 7]])
+CORRUPTED = torch.tensor([[1, 8, 9, 3, 7], [1, 5, 2, 3, 7], [1, 31, 9, 4, 7]])
+BASES = ("neurons", "CLT", "PLT", "skip PLT", "heads and MLPs")
+
+both = pytest.mark.parametrize("model_class", models.CLASSES)
+every_basis = pytest.mark.parametrize("name", BASES)
+
+
+def basis_of(name: str, model: Any) -> Basis:
+    made: dict[str, Callable[[], Basis]] = {
+        "neurons": lambda: neurons(model),
+        "CLT": lambda: features(model, models.transcoder()),
+        "PLT": lambda: features(model, models.transcoder(span=1)),
+        "skip PLT": lambda: features(model, models.transcoder(span=1, skip=True)),
+        "heads and MLPs": lambda: blocks(model),
+    }
+    return made[name]()
+
+
+def task(model: Any) -> Task:
+    """Prompts whose answers are what the model prefers on them, over what it prefers on their counterfactuals."""
+    clean, corrupted = (model(tokens)[:, -1].detach() for tokens in (CLEAN, CORRUPTED))
+    change = clean - corrupted
+    return Task("any", CLEAN, CORRUPTED, change.argmax(-1), change.argmin(-1))
+
+
+def runs(model: Any, basis: Basis, asked: Task) -> tuple[Recorded, Recorded]:
+    return recorded(model, basis, asked.clean), recorded(model, basis, asked.corrupted)
+
+
+def circuit(like: Recorded, on: bool) -> list[Tensor]:
+    return [torch.full(units.shape[:3], on) for units in like.units]
+
+
+# What holds of every basis
+
+
+@both
+@every_basis
+def test_to_look_at_units_changes_nothing(name: str, model_class: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    seen = recorded(model, basis_of(name, model), CLEAN)
+    torch.testing.assert_close(seen.logits, model(CLEAN)[:, -1].detach(), atol=1e-10, rtol=0)
+    assert not has_user_hooks(model)
+
+
+@both
+@every_basis
+@pytest.mark.parametrize("errors", ["corrupted", "kept"])
+def test_all_units_with_errors_of_the_pass_are_the_model(name: str, model_class: str, errors: Any) -> None:
+    model = models.model_of("gpt2", model_class)
+    basis, asked = basis_of(name, model), task(model)
+    clean, corrupted = runs(model, basis, asked)
+    logits = through(model, basis, asked.clean, corrupted, circuit(clean, True), errors)
+    same = torch.allclose(logits, clean.logits, atol=1e-9)
+    assert same == (errors == "kept" or basis.slots[0].exact)
+
+
+@both
+@every_basis
+def test_without_any_unit_every_mlp_writes_what_it_wrote_in_the_corrupted_run(name: str, model_class: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    basis, asked = basis_of(name, model), task(model)
+    clean, corrupted = runs(model, basis, asked)
+    found = through(model, basis, asked.clean, corrupted, circuit(clean, False), "corrupted")
+    points = ["hook_mlp_out", "attn.hook_z"] if name == "heads and MLPs" else ["hook_mlp_out"]
+    written: dict[str, Tensor] = {}
+
+    def keep(point: str) -> Callable[..., None]:
+        return lambda value, **_: written.__setitem__(point, value)
+
+    def put(point: str) -> Callable[..., Tensor]:
+        return lambda _value, **_: written[point]
+
+    named = [f"blocks.{layer}.{point}" for layer in range(models.N_LAYERS) for point in points]
+    with model.hooks([(point, keep(point)) for point in named]):
+        model(asked.corrupted)
+    with model.hooks([(point, put(point)) for point in named]):
+        expected = model(asked.clean)[:, -1].detach()
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    [*((name, "corrupted") for name in BASES), ("CLT", "kept"), ("CLT", "zero"), ("heads and MLPs", "zero")],
+)
+def test_a_circuit_is_nothing_without_units_and_ends_at_all_of_them(name: str, errors: Any) -> None:
+    model = models.model_of("gpt2", "hooked")
+    basis = basis_of(name, model)
+    curve = circuit_curve(model, basis, task(model), "attribution-patching", errors=errors)
+    assert curve.sizes[0] == 0
+    assert float(curve.faithfulness[0]) == 0
+    # What is left without all units is the empty circuit, and all without none is the circuit of all.
+    torch.testing.assert_close(curve.complete[-1], curve.faithful[0])
+    torch.testing.assert_close(curve.complete[0], curve.faithful[-1])
+    if errors == "kept" or basis.slots[0].exact:
+        assert float(curve.faithfulness[-1]) == pytest.approx(1, abs=1e-9)
+        assert bool(curve.answered[-1].all())
+
+
+def test_all_bases_of_the_mlps_start_from_the_same_empty_circuit() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked = task(model)
+    empty = [circuit_curve(model, basis_of(name, model), asked, "ig-inputs", sizes=[]).empty for name in BASES[:4]]
+    for other in empty[1:]:
+        torch.testing.assert_close(other, empty[0], atol=1e-9, rtol=0)
+
+
+def test_the_order_of_units_does_not_matter() -> None:
+    model, clt = models.model_of("gpt2", "hooked"), models.transcoder(activation="relu")
+    order = torch.randperm(models.N_FEATURES, generator=torch.Generator().manual_seed(0))
+    shuffled = type(clt)(
+        [rows[order] for rows in clt.W_enc],
+        [rows[order] for rows in clt.b_enc],
+        [rows[order] for rows in clt.W_dec],
+        clt.b_dec,
+        read=clt.read,
+        write=clt.write,
+    )
+    one, other = (circuit_curve(model, features(model, each), task(model)) for each in (clt, shuffled))
+    torch.testing.assert_close(one.faithfulness, other.faithfulness, atol=1e-7, rtol=0)
+    torch.testing.assert_close(one.completeness, other.completeness, atol=1e-7, rtol=0)
+
+
+# Scorers
+
+
+def measured_by_hand(model: Any, asked: Task, point: str, change: Callable[[Tensor], Tensor]) -> Tensor:
+    with model.hooks([(point, lambda value, **_: change(value))]):
+        return asked.measure(model(asked.clean)[:, -1])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_gradients_along_inputs_are_those_of_a_pass_built_by_hand(steps: int) -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked, start = task(model), "blocks.0.hook_resid_pre"
+    _, clean = model.run_with_cache(asked.clean)
+    _, corrupted = model.run_with_cache(asked.corrupted)
+    total: dict[str, Tensor] = {}
+    points = [f"blocks.{layer}.mlp.hook_post" for layer in range(models.N_LAYERS)]
+    for step in range(steps):
+        share, kept = (step + 0.5) / steps, dict[str, Tensor]()
+        between = corrupted[start] + share * (clean[start] - corrupted[start])
+
+        def keep(value: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> None:
+            value.retain_grad()
+            kept[hook.name] = value
+
+        def enter(_value: Tensor, between: Tensor = between, **_: Any) -> Tensor:
+            return between
+
+        with model.hooks([(start, enter), *((point, keep) for point in points)]):
+            asked.measure(model(asked.clean)[:, -1]).sum().backward()
+        for point in points:
+            total[point] = total.get(point, 0) + _grad(kept[point]) / steps
+    found = scores(model, neurons(model), asked, "ig-inputs", steps=steps)
+    for point, score in zip(points, found, strict=True):
+        torch.testing.assert_close(score, total[point] * (clean[point] - corrupted[point]), atol=1e-5, rtol=1e-5)
+
+
+def _grad(value: Tensor) -> Tensor:
+    assert value.grad is not None
+    return value.grad
+
+
+def test_attribution_patching_is_the_slope_of_patching_a_little() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked, step = task(model), 1e-6
+    for name in ("neurons", "CLT", "heads and MLPs"):
+        basis = basis_of(name, model)
+        clean, corrupted = runs(model, basis, asked)
+        found = scores(model, basis, asked, "attribution-patching")
+        for number, pos, unit in ((0, 1, 0), (1, 2, 0), (len(basis.slots) - 1, 4, 0)):
+            differs = clean.units[number] - corrupted.units[number]
+            unit = (
+                int(differs.flatten(3).abs().sum(3).sum(0)[pos].argmax())
+                if differs.ndim > 3
+                else int(differs.abs().sum(0)[pos].argmax())
+            )
+            moved = [part.clone() for part in clean.units]
+            moved[number][:, pos, unit] -= step * differs[:, pos, unit]
+            at = _written_with(model, basis, asked, number, moved[number])
+            slope = (asked.measure(clean.logits) - asked.measure(at)) / step
+            torch.testing.assert_close(found[number][:, pos, unit], slope, atol=1e-4, rtol=1e-4)
+
+
+def _written_with(model: Any, basis: Basis, asked: Task, at: int, units: Tensor) -> Tensor:
+    from tl_circuits.comparison.passes import pushed
+
+    with torch.no_grad():
+        return pushed(model, basis, asked.clean, lambda number, own: units if number == at else own)
+
+
+def test_integrated_along_a_units_own_values_the_gradients_are_the_whole_effect_of_a_slot() -> None:
+    # Of one slot at a time: moving all its units from corrupted to clean is what its scores sum to, in the limit.
+    model = models.model_of("gpt2", "hooked")
+    basis, asked = neurons(model), task(model)
+    clean, corrupted = runs(model, basis, asked)
+    found = scores(model, basis, asked, "ig-activations", steps=24)
+    for number in range(len(basis.slots)):
+        then = _written_with(model, basis, asked, number, corrupted.units[number])
+        effect = asked.measure(clean.logits) - asked.measure(then)
+        torch.testing.assert_close(found[number].sum((1, 2)), effect, atol=5e-3, rtol=5e-3)
+
+
+def test_ablation_is_what_a_hook_does() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked = task(model)
+    found = scores(model, blocks(model), asked, "ablation")
+    _, corrupted = model.run_with_cache(asked.corrupted)
+    whole = asked.measure(model(asked.clean)[:, -1])
+    # A head or a whole MLP: what follows the position, nothing of an MLP's output.
+    for slot, point, cell in ((0, "blocks.0.attn.hook_z", (1, 1)), (3, "blocks.1.hook_mlp_out", (4,))):
+
+        def put(value: Tensor, point: str = point, cell: tuple[int, ...] = cell) -> Tensor:
+            value[:, *cell] = corrupted[point][:, *cell]
+            return value
+
+        expected = whole - measured_by_hand(model, asked, point, put)
+        unit = (cell[0], cell[1] if len(cell) > 1 else 0)
+        torch.testing.assert_close(found[slot][:, *unit], expected.detach(), atol=1e-9, rtol=0)
+
+
+# What is refused
+
+
+def test_answers_that_are_the_same_are_refused() -> None:
+    answers = torch.tensor([3, 4, 5])
+    with refusal(PromptError, r"prompt 0 and its counterfactual have the same answer \(3\)", r"such pairs \(3 here\)"):
+        Task("x", CLEAN, CORRUPTED, answers, answers)
+
+
+def test_settings_that_are_none_are_refused() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked, basis = task(model), neurons(model)
+    n_units = models.N_LAYERS * 5 * 32
+    for options, says in (
+        ({"sizes": [n_units + 1]}, rf"leave the 0 to {n_units} units"),
+        ({"steps": 0}, "steps=0 integrates nothing"),
+        ({"scorer": (torch.zeros(3, 5, 31),) * 3}, r"shapes \[\(3, 5, 31\).*units of the slots are \[\(3, 5, 32\)"),
+        ({"scorer": (torch.full((3, 5, 32), torch.nan),) * 3}, "slot 0 hold NaN"),
+    ):
+        with refusal(SettingError, says):
+            circuit_curve(model, basis, asked, **{"scorer": "ig-inputs", **options})
+
+
+def test_a_task_that_the_model_cannot_do_is_refused() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked = task(model)
+    turned = Task("turned", asked.clean, asked.corrupted, asked.corrupted_answer, asked.answer)
+    with refusal(SettingError, "tells the prompts from their counterfactuals no better", "Check the answers"):
+        circuit_curve(model, neurons(model), turned, sizes=[])
+
+
+class _SAE:
+    def __init__(self, hook_name: str, normalize: str = "none") -> None:
+        metadata = type("Metadata", (), {"hook_name": hook_name})()
+        self.cfg = type("Config", (), {"metadata": metadata, "normalize_activations": normalize})()
+
+
+def test_saes_that_do_not_fit_are_refused() -> None:
+    model = models.model_of("gpt2", "hooked")
+    with refusal(FitError, "'blocks.9.hook_mlp_out', which is none of the model's"):
+        sae_features(model, [_SAE("blocks.9.hook_mlp_out")])
+    with refusal(FitError, "Two SAEs read the same point"):
+        sae_features(model, [_SAE("blocks.0.hook_mlp_out")] * 2)
+    with refusal(FitError, "normalize_activations='layer_norm': fold it in first"):
+        sae_features(model, [_SAE("blocks.0.hook_mlp_out", "layer_norm")])

@@ -1,0 +1,138 @@
+"""Unit bases: what a circuit is made of, said so that every basis runs through the same code.
+
+A basis is a sequence of slots in the order of the forward pass. At a slot units are encoded from what passes one point,
+and write, with those of the slots before, what passes another; what the units do not account for is the slot's error.
+Neurons and heads have none.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_circuits.errors import FitError
+from tl_circuits.replacement.localize import check_fit
+from tl_circuits.sites import Model, Sites, Tap, head_taps, neuron_taps
+from tl_circuits.transcoder import CrossLayerTranscoder
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where some units stand.
+
+    - `encode` makes units (batch, pos, unit, ...) of what passes `read`; a unit may be a vector, as a head is.
+    - `decode` makes what passes `write` of the units of all slots so far, this one's last, as far as they write here.
+    - `exact`: whether the units account for all that passes, so that there is no error.
+    """
+
+    layer: int
+    read: Tap
+    write: Tap
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Sequence[Tensor]], Tensor]
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Units to build circuits of, in slots."""
+
+    name: str
+    slots: tuple[Slot, ...]
+
+    def __repr__(self) -> str:
+        return f"Basis({self.name}, {len(self.slots)} slots)"
+
+
+def neurons(model: Model) -> Basis:
+    """The model's own MLP neurons: `mlp.hook_post`, at every layer."""
+    return Basis(
+        "neurons",
+        tuple(Slot(layer, tap, tap, _same, _last, exact=True) for layer, tap in enumerate(neuron_taps(model))),
+    )
+
+
+def blocks(model: Model) -> Basis:
+    """Attention heads (`attn.hook_z`) and whole MLPs (`hook_mlp_out`), as EAP has them: vectors, and no error."""
+    sites = Sites.of(model, "ln2.hook_normalized" if _has_ln2(model) else "mlp.hook_in", "hook_mlp_out")
+    slots = []
+    for site, head in zip(sites.sites, head_taps(model), strict=True):
+        slots.append(Slot(site.layer, head, head, _same, _last, exact=True))
+        slots.append(Slot(site.layer, site.write, site.write, _as_one_unit, _from_one_unit, exact=True))
+    return Basis("heads and MLPs", tuple(slots))
+
+
+def features(model: Model, transcoder: CrossLayerTranscoder, name: str | None = None) -> Basis:
+    """The features of a transcoder, cross-layer or per-layer. A linear skip counts as error: it is no feature's.
+
+    Raises `FitError` where model and transcoder do not fit.
+    """
+    check_fit(model, transcoder)
+    sites = Sites.of(model, transcoder.read, transcoder.write)
+
+    def slot(layer: int) -> Slot:
+        return Slot(
+            layer,
+            sites.sites[layer].read,
+            sites.sites[layer].write,
+            lambda x: transcoder.encode(x, layer),
+            lambda units: transcoder.decode(units, layer),
+            exact=False,
+        )
+
+    kind = "PLT" if transcoder.is_per_layer else "CLT"
+    return Basis(name or kind, tuple(slot(layer) for layer in range(transcoder.n_layers)))
+
+
+def sae_features(model: Model, saes: Sequence[Any], name: str = "SAE") -> Basis:
+    """The features of SAELens SAEs, each at its hook point; several a layer make a sparse feature circuit.
+
+    They are taken in the order of the forward pass. Raises `FitError` for hook points that the model lacks, for two
+    SAEs of one point, and for SAEs that rescale each input by itself, whose decoders depend on what was encoded last.
+    """
+    order = {tap: place for place, tap in enumerate(model.hook_dict)}
+    points = [_hook_of(sae) for sae in saes]
+    for point in points:
+        if point not in order:
+            raise FitError(f"An SAE reads {point!r}, which is none of the model's {len(order)} hook points.")
+    if len(set(points)) < len(points):
+        raise FitError(f"Two SAEs read the same point, of {', '.join(points)}: give one for each.")
+    placed = sorted(zip(points, saes, strict=True), key=lambda pair: order[pair[0]])
+    return Basis(name, tuple(_sae_slot(point, sae) for point, sae in placed))
+
+
+def _sae_slot(point: str, sae: Any) -> Slot:
+    tap, parts = Tap(point), point.split(".")
+    layer = int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 0
+    return Slot(layer, tap, tap, sae.encode, lambda units: sae.decode(units[-1]), exact=False)
+
+
+def _hook_of(sae: Any) -> str:
+    if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
+        raise FitError(
+            f"An SAE has normalize_activations={sae.cfg.normalize_activations!r}: fold it in first "
+            "(sae.fold_activation_norm_scaling_factor), or take one without."
+        )
+    return str(sae.cfg.metadata.hook_name)
+
+
+def _has_ln2(model: Model) -> bool:
+    return any(name.endswith("ln2.hook_normalized") for name in model.hook_dict)
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+def _last(units: Sequence[Tensor]) -> Tensor:
+    return units[-1]
+
+
+def _as_one_unit(value: Tensor) -> Tensor:
+    return value.unsqueeze(2)
+
+
+def _from_one_unit(units: Sequence[Tensor]) -> Tensor:
+    return torch.squeeze(units[-1], 2)

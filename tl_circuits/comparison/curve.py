@@ -1,0 +1,200 @@
+"""How much of a behaviour the k best units carry, and how much is left without them: one measure for every basis.
+
+    F(k) = (E m(C_k) − E m(∅)) / (E m(M) − E m(∅)),    C(k) the same of all units but the k best,
+
+where C_k is each prompt's own circuit of its k best units, ∅ the empty circuit and M the model. With errors of the
+corrupted run ∅ is the same for every basis of the MLPs: all their outputs are those of the corrupted run. With errors
+kept or zero, and where heads are units too, a basis has its own ∅, and its curves are on a scale of their own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from tl_circuits.comparison.basis import Basis
+from tl_circuits.comparison.passes import Errors, recorded, through
+from tl_circuits.comparison.scorers import Scorer, Scores, scores
+from tl_circuits.comparison.task import Task
+from tl_circuits.errors import SettingError
+from tl_circuits.progress import stage
+from tl_circuits.sites import Model
+
+ENOUGH = 0.8
+"""Of faithfulness: k_80 is the least size that reaches it."""
+LEFT = 0.2
+"""Of completeness: what may be left without the circuit."""
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitCurve:
+    """Faithfulness and completeness by size of circuit, of one basis, task and scorer.
+
+    - `sizes` (size,): units in each prompt's circuit; the last is all of them.
+    - `faithful`, `complete` (size, prompt): the measure m of the circuit alone, and of everything but it.
+    - `empty`, `whole` (prompt,): m of the empty circuit and of the model. `answered` (size, prompt): whether the
+      circuit alone gives the answer that the model gives.
+    """
+
+    basis: str
+    task: str
+    scorer: str
+    errors: str
+    sizes: tuple[int, ...]
+    faithful: Float64[Tensor, "size prompt"]
+    complete: Float64[Tensor, "size prompt"]
+    answered: Bool[Tensor, "size prompt"]
+    empty: Float64[Tensor, " prompt"]
+    whole: Float64[Tensor, " prompt"]
+
+    @property
+    def faithfulness(self) -> Float64[Tensor, " size"]:
+        """F(k): 0 for the empty circuit, 1 for what does as the model does."""
+        return self._share(self.faithful)
+
+    @property
+    def completeness(self) -> Float64[Tensor, " size"]:
+        """C(k): what everything but the circuit still does; near 0 where the circuit holds all that matters."""
+        return self._share(self.complete)
+
+    @property
+    def cpr(self) -> float:
+        """Mean of F over log2(1 + k): high where few units do it (after MIB's CPR, which is linear in k)."""
+        return self._area(self.faithfulness)
+
+    @property
+    def cmd(self) -> float:
+        """Mean of |1 − F| over log2(1 + k): low where every size does as the model does (after MIB's CMD)."""
+        return self._area((1 - self.faithfulness).abs())
+
+    @property
+    def cpr_linear(self) -> float:
+        """Mean of F over the share of units, as MIB has it."""
+        return self._mean(self.faithfulness, torch.tensor(self.sizes, dtype=torch.float64))
+
+    @property
+    def k80(self) -> int | None:
+        """The least size at which F reaches .8; None where none does."""
+        return self._first(self.faithfulness >= ENOUGH)
+
+    @property
+    def kc20(self) -> int | None:
+        """The least size without which no more than .2 is left; None where there is none."""
+        return self._first(self.completeness <= LEFT)
+
+    @property
+    def accuracy(self) -> Float64[Tensor, " size"]:
+        """The share of prompts to which the circuit alone gives the model's answer."""
+        return self.answered.to(torch.float64).mean(1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The curves and what sums them up, as JSON values."""
+        named = {name: getattr(self, name) for name in ("basis", "task", "scorer", "errors", "k80", "kc20")}
+        areas = {name: getattr(self, name) for name in ("cpr", "cmd", "cpr_linear")}
+        curves = {name: getattr(self, name).tolist() for name in ("faithfulness", "completeness", "accuracy")}
+        return named | areas | {"sizes": list(self.sizes)} | curves | {"prompts": len(self.whole)}
+
+    def __repr__(self) -> str:
+        return (
+            f"CircuitCurve({self.basis} on {self.task!r}, {self.scorer}, errors {self.errors}: cpr {self.cpr:.3f}, cmd "
+            f"{self.cmd:.3f}, k80 {self.k80})"
+        )
+
+    def _share(self, measured: Float64[Tensor, "size prompt"]) -> Float64[Tensor, " size"]:
+        empty, whole = self.empty.mean(), self.whole.mean()
+        return (measured.mean(1) - empty) / (whole - empty)
+
+    def _area(self, curve: Float64[Tensor, " size"]) -> float:
+        return self._mean(curve, torch.log2(1 + torch.tensor(self.sizes, dtype=torch.float64)))
+
+    def _mean(self, curve: Float64[Tensor, " size"], at: Float64[Tensor, " size"]) -> float:
+        return float(torch.trapezoid(curve, at) / (at[-1] - at[0]))
+
+    def _first(self, reached: Bool[Tensor, " size"]) -> int | None:
+        return next((size for size, is_it in zip(self.sizes, reached.tolist(), strict=True) if is_it), None)
+
+
+def circuit_curve(
+    model: Model,
+    basis: Basis,
+    task: Task,
+    scorer: Scorer | Scores = "ig-inputs",
+    *,
+    errors: Errors = "corrupted",
+    sizes: Sequence[int] | None = None,
+    steps: int = 5,
+    progress: bool | None = None,
+) -> CircuitCurve:
+    """The curves of the circuits that a scorer picks: for each prompt its own k units of the largest |score|.
+
+    `scorer` is one by name, or scores of one's own, (prompt, pos, unit) for each slot. `sizes` are 0, the powers of 2
+    and all by default. Raises `SettingError` for errors, sizes and scores that are none, and where the model does no
+    better on the prompts than on their counterfactuals: there is nothing to share then.
+    """
+    if errors not in get_args(Errors):
+        raise SettingError(f"errors={errors!r} is none: give one of {', '.join(get_args(Errors))}.")
+    clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
+    by_slot = scores(model, basis, task, scorer, steps=steps) if isinstance(scorer, str) else tuple(scorer)
+    _check_scores(by_slot, [units.shape[:3] for units in clean.units])
+    cells = [tuple(part.shape[1:]) for part in by_slot]
+    order = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs().argsort(dim=1, descending=True, stable=True)
+    measured, answered, chosen = {}, {}, _sizes(sizes, order.shape[1])
+    model_says = clean.logits.argmax(-1)
+    with stage("running circuits", 2 * len(chosen), show=progress) as bar:
+        for size in chosen:
+            for of_circuit in (True, False):
+                circuit = _circuit(order, size, cells, of_circuit)
+                logits = through(model, basis, task.clean, corrupted, circuit, errors)
+                measured[size, of_circuit] = task.measure(logits)
+                answered[size, of_circuit] = logits.argmax(-1) == model_says
+                bar.update(1)
+    curve = CircuitCurve(
+        basis=basis.name,
+        task=task.name,
+        scorer=scorer if isinstance(scorer, str) else "given",
+        errors=errors,
+        sizes=chosen,
+        faithful=torch.stack([measured[size, True] for size in chosen]),
+        complete=torch.stack([measured[size, False] for size in chosen]),
+        answered=torch.stack([answered[size, True] for size in chosen]),
+        empty=measured[0, True],
+        whole=task.measure(clean.logits),
+    )
+    if not float(curve.whole.mean()) > float(curve.empty.mean()):
+        raise SettingError(
+            f"On {task.name!r} the model measures {float(curve.whole.mean()):.3g}, and the empty circuit "
+            f"{float(curve.empty.mean()):.3g}: it tells the prompts from their counterfactuals no better, so no "
+            "circuit can be found. Check the answers, or take prompts that the model answers."
+        )
+    return curve
+
+
+def _check_scores(given: Scores, shapes: Sequence[Sequence[int]]) -> None:
+    found, wanted = [tuple(part.shape) for part in given], [tuple(shape) for shape in shapes]
+    if found != wanted:
+        raise SettingError(
+            f"Scores have shapes {found}, but the units of the slots are {wanted}: give one for each unit."
+        )
+    for number, part in enumerate(given):
+        if not bool(part.isfinite().all()):
+            raise SettingError(f"Scores of slot {number} hold NaN or infinity: no order can be made of them.")
+
+
+def _sizes(given: Sequence[int] | None, n_units: int) -> tuple[int, ...]:
+    if given is not None and any(not 0 <= size <= n_units for size in given):
+        raise SettingError(f"sizes={list(given)} leave the 0 to {n_units:,} units that there are.")
+    powers = [2**power for power in range(n_units.bit_length()) if 2**power < n_units]
+    # The empty circuit and all units are the scale that the others are on.
+    return tuple(sorted({0, n_units, *(powers if given is None else given)}))
+
+
+def _circuit(
+    order: Int64[Tensor, "prompt cell"], size: int, cells: Sequence[tuple[int, ...]], of_circuit: bool
+) -> list[Bool[Tensor, "prompt pos _"]]:
+    on = torch.full(order.shape, not of_circuit, device=order.device)
+    on.scatter_(1, order[:, :size], of_circuit)
+    parts = on.split([pos * units for pos, units in cells], dim=1)
+    return [part.unflatten(1, cell) for part, cell in zip(parts, cells, strict=True)]

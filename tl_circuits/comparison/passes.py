@@ -1,0 +1,126 @@
+"""One forward pass for every basis: units on the circuit are the pass's own, all others the corrupted run's.
+
+At every slot f = encode(x) on the pass as it is by then; f' = f on the circuit and the corrupted run's f elsewhere;
+what is written is decode(f') + e. The error e is the corrupted run's (primary: with no unit on the circuit every slot
+then writes what it wrote there, whatever the basis), the pass's own, or none. Tokens and attention are the clean ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from tl_circuits.comparison.basis import Basis, Slot
+from tl_circuits.sites import Model, Tap, installed
+
+Errors = Literal["corrupted", "kept", "zero"]
+
+Circuit = Sequence[Bool[Tensor, "prompt pos _"]]
+"""For each slot, which units are on the circuit of each prompt."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """An unchanged pass: units and errors of each slot, and the logits at the last position."""
+
+    units: tuple[Tensor, ...]
+    errors: tuple[Tensor, ...]
+    logits: Float64[Tensor, "prompt d_vocab"]
+
+
+@dataclass(eq=False)
+class _Pass:
+    """What one pass has computed so far. `put` makes of a slot's units those that are written."""
+
+    basis: Basis
+    put: Callable[[int, Tensor], Tensor]
+    error: Callable[[int, Tensor, Tensor], Tensor | None]
+    units: list[Tensor] = field(default_factory=list)
+    written: list[Tensor] = field(default_factory=list)
+    errors: list[Tensor] = field(default_factory=list)
+
+    def functions(self) -> dict[Tap, Callable[[Tensor], Tensor | None]]:
+        """What to call at each tap."""
+        functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {}
+        for number, slot in enumerate(self.basis.slots):
+            if slot.read == slot.write:
+                functions[slot.read] = self._both(number, slot)
+            else:
+                functions |= {slot.read: self._read(number, slot), slot.write: self._write(number, slot)}
+        return functions
+
+    def _both(self, number: int, slot: Slot) -> Callable[[Tensor], Tensor]:
+        read, write = self._read(number, slot), self._write(number, slot)
+
+        def both(value: Tensor) -> Tensor:
+            read(value)
+            return write(value)
+
+        return both
+
+    def _read(self, number: int, slot: Slot) -> Callable[[Tensor], None]:
+        def read(value: Tensor) -> None:
+            units = slot.encode(value)
+            self.units = [*self.units[:number], units]
+            self.written = [*self.written[:number], self.put(number, units)]
+
+        return read
+
+    def _write(self, number: int, slot: Slot) -> Callable[[Tensor], Tensor]:
+        def write(value: Tensor) -> Tensor:
+            decoded = slot.decode(self.written[: number + 1])
+            if slot.exact:
+                self.errors = [*self.errors[:number], torch.zeros_like(value[:0])]
+                return decoded.to(value)
+            own = value - slot.decode(self.units[: number + 1])
+            self.errors = [*self.errors[:number], own]
+            error = self.error(number, own, value)
+            return (decoded if error is None else decoded + error).to(value)
+
+        return write
+
+
+def recorded(model: Model, basis: Basis, tokens: Int64[Tensor, "prompt pos"]) -> Recorded:
+    """The model's own pass, seen through the units of a basis."""
+    state = _Pass(basis, put=lambda _, units: units, error=lambda _, own, __: own)
+    with torch.no_grad(), installed(model, state.functions()):
+        logits = last_logits(model, tokens)
+    return Recorded(tuple(state.units), tuple(state.errors), logits)
+
+
+def through(
+    model: Model,
+    basis: Basis,
+    tokens: Int64[Tensor, "prompt pos"],
+    corrupted: Recorded,
+    circuit: Circuit,
+    errors: Errors,
+) -> Float64[Tensor, "prompt d_vocab"]:
+    """Logits at the last position where only the circuit carries what the tokens say."""
+
+    def put(number: int, units: Tensor) -> Tensor:
+        on = circuit[number].reshape(*circuit[number].shape, *[1] * (units.ndim - 3)).to(units.device)
+        return torch.where(on, units, corrupted.units[number])
+
+    def error(number: int, own: Tensor, _: Tensor) -> Tensor | None:
+        return {"corrupted": corrupted.errors[number], "kept": own, "zero": None}[errors]
+
+    with torch.no_grad(), installed(model, _Pass(basis, put, error).functions()):
+        return last_logits(model, tokens)
+
+
+def pushed(
+    model: Model, basis: Basis, tokens: Int64[Tensor, "prompt pos"], put: Callable[[int, Tensor], Tensor]
+) -> Float64[Tensor, "prompt d_vocab"]:
+    """Logits at the last position where `put` has changed units and errors are the pass's own; differentiable."""
+    state = _Pass(basis, put, error=lambda _, own, __: own)
+    with installed(model, state.functions()):
+        return last_logits(model, tokens)
+
+
+def last_logits(model: Model, tokens: Int64[Tensor, "prompt pos"]) -> Float64[Tensor, "prompt d_vocab"]:
+    """The model's logits at the last position."""
+    return model(tokens)[:, -1].to(torch.float64)
