@@ -4,8 +4,8 @@
 
 Every preset, and the paper's as a per-layer transcoder, is trained on the demo's training prompts by one short
 schedule, batch size and learning rate. Sparsity is matched: k is set where the activation has one, elsewhere λ is
-searched, with the first seed, until the mean L0 is within a tenth of `--l0` before fine-tuning. Then are asked, of
-questions that nobody was trained on:
+steered while it trains, up when more than `--l0` features are on and down when fewer, until the last tenth of the
+steps before fine-tuning. Then are asked, of questions that nobody was trained on:
 
 - agreement: the share that the full replacement model answers as the model does (two-hop questions, sums).
 - of graphs of two-hop questions: replacement score; path length (mean number of steps over influence that reaches
@@ -20,24 +20,27 @@ Means over seeds; all readings lie beside them. Times are processor seconds of o
 """
 
 import argparse
+import math
 import statistics
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import tl_circuits as tlc
 from benchmarks.record import Record, add_options, numbers, say, settings
+from tl_circuits.harvest import Prompts
 from tl_circuits.intervention.write_shares import write_shares
 from tl_circuits.training import TrainingSettings
+from tl_circuits.training.run import Run
 from tl_circuits.training.settings import PRESETS
+from tl_circuits.training.shards import Shards
+from tl_circuits.training.source import Data, source
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.zoo.build import TRANSCODER, _weights
-from tl_circuits.zoo.measure import agreement, sparsity
+from tl_circuits.zoo.measure import agreement
 from tl_circuits.zoo.swap import state_swap
 from tl_circuits.zoo.tokenizer import IGNORED, encode
 from tl_circuits.zoo.world import Prompt, World, world
@@ -45,81 +48,68 @@ from tl_circuits.zoo.world import Prompt, World, world
 QUESTION = (__doc__ or "").splitlines()[0]
 PER_LAYER = "paper, per layer"
 RECIPES: dict[str, Mapping[str, Any]] = {**PRESETS, PER_LAYER: {"cross_layer": False}}
-CLOSE = 0.1
-"""How near to the wanted L0 a search ends, as a share of it."""
-TRIES = 4
-# So many of the trained prompts tell the sparsity.
-EVERY = 7
+GAIN = 0.05
+"""How far a step moves the logarithm of λ, by the logarithm of how far L0 is off."""
+STEERED = 0.9
+"""The share of the steps in which λ is moved."""
+TRIALS = 250
+TOKENS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """The model, its prompts, the per-layer transcoder that measures steps, and a folder for what is trained."""
+    """The model, its prompts, and the per-layer transcoder that steps are measured with."""
 
     model: Any
     facts: World
     plt: CrossLayerTranscoder
-    folder: Path
 
-    def trained(self, how: TrainingSettings) -> CrossLayerTranscoder:
-        """A transcoder of the training prompts. Fine-tuning takes up what was trained without it."""
+    def trained(self, how: TrainingSettings, l0: int) -> Run:
+        """A run to its end, λ steered."""
         prompts = self.facts.trained
         tokens, targets = encode(prompts, self.model.tokenizer)
-        folder = self.folder / f"{how.activation}-{how.charge}-{how.cross_layer}-{how.sparsity}-{how.seed}"
-        return tlc.train(
-            self.model, tokens, how, weights=_weights(prompts), scored=targets != IGNORED, folder=folder,
-            checkpoint_every=how.steps,
-        )  # fmt: skip
+        data = Data(Prompts.of(self.model, tokens), targets != IGNORED, _weights(prompts))
+        run = Run.begin(self.model, data, source(self.model, data, how), how, Shards())
+        while run.step < how.all_steps:
+            done = run.advance()
+            if run.step < STEERED * how.steps and how.sparsity:
+                steered = run.settings.sparsity * steering(statistics.mean(done.l0), l0)
+                run.settings = replace(run.settings, sparsity=steered)
+        return run
 
-    def l0(self, found: CrossLayerTranscoder) -> float:
-        """Features on per token and layer."""
-        return statistics.mean(sparsity(self.model, found, self.facts.trained[::EVERY]).l0)
+
+def steering(found: float, l0: int) -> float:
+    """What λ is multiplied by where `found` features are on instead of `l0`; at most e times as many count."""
+    return math.exp(GAIN * max(-1.0, min(1.0, math.log(max(found, 1e-3) / l0))))
 
 
 def recipe(name: str, arguments: argparse.Namespace) -> TrainingSettings:
-    """A preset on the schedule that all share, without fine-tuning."""
+    """A preset on the schedule that all share."""
     shared = {"batch_tokens": arguments.batch_tokens, "lr": TRANSCODER.lr, "revival": TRANSCODER.revival}
-    told = TrainingSettings.of({"features": arguments.features, "steps": arguments.steps, **RECIPES[name], **shared})
-    if "topk" in told.activation:
-        return replace(told, k=arguments.l0)
-    # The search begins higher, since few steps need a larger λ than many.
-    return replace(told, sparsity=told.sparsity * TRANSCODER.steps / told.steps)
+    shared |= {"features": arguments.features, "steps": arguments.steps, "finetune_steps": arguments.finetune_steps}
+    told = TrainingSettings.of({**RECIPES[name], **shared})
+    return replace(told, k=arguments.l0) if "topk" in told.activation else told
 
 
-def matched(case: Case, how: TrainingSettings, l0: int) -> tuple[TrainingSettings, list[tuple[float, float]]]:
-    """λ by which the mean L0 is what was asked for, and what was tried: λ and the L0 that it gave."""
-    if "topk" in how.activation:
-        return how, []
-    tried: list[tuple[float, float]] = []
-    while len(tried) < TRIES:
-        tried.append((how.sparsity, case.l0(case.trained(how))))
-        say(f"  λ {tried[-1][0]:.2e}: L0 {tried[-1][1]:.2f}")
-        if abs(tried[-1][1] / l0 - 1) <= CLOSE:
-            break
-        how = replace(how, sparsity=_next(tried, l0))
-    best, _ = min(tried, key=lambda pair: abs(pair[1] / l0 - 1))
-    return replace(how, sparsity=best), tried
-
-
-def _next(tried: Sequence[tuple[float, float]], l0: int) -> float:
-    """Where L0 would be met if it were a power of λ: through the last two tries, or L0 ~ λ^(−1/2) from one."""
-    log = [tuple(torch.tensor(pair).log().tolist()) for pair in tried[-2:]]
-    slope = -0.5
-    if len(log) == 2 and log[1][0] != log[0][0]:
-        slope = min(-0.2, max(-2.0, (log[1][1] - log[0][1]) / (log[1][0] - log[0][0])))
-    step = (torch.tensor(float(l0)).log().item() - log[-1][1]) / slope
-    return tried[-1][0] * 2.718281828 ** max(-3.0, min(3.0, step))
-
-
-def figures(case: Case, found: CrossLayerTranscoder, n_graphs: int) -> dict[str, float]:
+def figures(case: Case, run: Run, n_graphs: int) -> dict[str, float]:
     """What a transcoder says of the model."""
-    held = sparsity(case.model, found, case.facts.trained[::EVERY])
-    swap = state_swap(case.model, found, case.facts)
+    found = run.transcoder()
+    swap = state_swap(case.model, found, case.facts, trials=TRIALS)
     unseen = {kind: case.facts.of(kind, held_out=True) for kind in ("two-hop", "addition")}
     said = {f"agreement, {kind}": agreement(case.model, found, prompts) for kind, prompts in unseen.items()}
-    said |= {"L0": statistics.mean(held.l0), "FVU": statistics.mean(held.fvu)}
-    said |= {"swap": swap.turned, "swap, random features": swap.control}
+    said |= {"swap": swap.turned, "swap, random features": swap.control} | sparsity(run, found)
     return said | of_graphs(case, found, unseen["two-hop"][:: len(unseen["two-hop"]) // n_graphs][:n_graphs])
+
+
+@torch.no_grad()
+def sparsity(run: Run, found: CrossLayerTranscoder) -> dict[str, float]:
+    """Features on per token and layer, and the variance unexplained, of tokens as they were trained on."""
+    reads, writes = run.source.sample.reads[:, :TOKENS], run.source.sample.writes[:, :TOKENS]
+    active = [found.encode(x, layer) for layer, x in enumerate(reads)]
+    l0 = statistics.mean(float((a > 0).sum(-1).float().mean()) for a in active)
+    errors = [found.decode(active, layer) - wrote for layer, wrote in enumerate(writes)]
+    fvu = [float(e.square().sum() / (y - y.mean(0)).square().sum()) for e, y in zip(errors, writes, strict=True)]
+    return {"L0": l0, "FVU": statistics.mean(fvu)}
 
 
 def of_graphs(case: Case, found: CrossLayerTranscoder, prompts: Sequence[Prompt]) -> dict[str, float]:
@@ -165,41 +155,31 @@ def main() -> None:
     parser.add_argument("--presets", default=";".join(RECIPES), help="some of these, with ; between them")
     parser.add_argument("--l0", type=int, default=8, help="features on per token and layer")
     parser.add_argument("--features", type=int, default=384, help="per layer")
-    parser.add_argument("--steps", type=int, default=250, help="of training, the same for all")
+    parser.add_argument("--steps", type=int, default=240, help="of training, the same for all")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="a step, the same for all")
-    parser.add_argument("--finetune-steps", type=int, default=50, help="of fine-tuning, the same for all")
-    parser.add_argument("--graphs", type=int, default=20, help="of held-out two-hop questions")
+    parser.add_argument("--finetune-steps", type=int, default=40, help="of fine-tuning, the same for all")
+    parser.add_argument("--graphs", type=int, default=12, help="of held-out two-hop questions")
     add_options(parser, runs=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model, plt = tlc.demo(transcoder="plt")
-    measured: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        case = Case(model, world(), plt, Path(scratch))
+    case = Case(model, world(), plt)
+    measured: dict[str, list[dict[str, float]]] = {}
+    for seed in arguments.seeds:
         for name in arguments.presets.split(";"):
-            say(name)
-            measured[name] = of_preset(case, name, arguments)
+            began = time.process_time()
+            run = case.trained(replace(recipe(name, arguments), seed=seed), arguments.l0)
+            seconds = time.process_time() - began
+            found = figures(case, run, arguments.graphs)
+            say(f"{name}, seed {seed}: {found}")
+            found |= {"processor seconds": seconds, "λ": run.settings.sparsity}
+            measured.setdefault(name, []).append(found)
             _record(arguments, measured).write(arguments.out, "training_presets")
 
 
-def of_preset(case: Case, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that matched L0, and the figures of every seed."""
-    first, *others = arguments.seeds
-    how, tried = matched(case, replace(recipe(name, arguments), seed=first), arguments.l0)
-    rows = []
-    for seed in (first, *others):
-        began = time.process_time()
-        found = case.trained(replace(how, seed=seed, finetune_steps=arguments.finetune_steps))
-        seconds = time.process_time() - began
-        rows.append(figures(case, found, arguments.graphs) | {"processor seconds": seconds})
-        say(f"  seed {seed}: {rows[-1]}")
-    return {"sparsity": how.sparsity, "k": how.k, "tried": tried, "seeds": rows}
-
-
-def _record(arguments: argparse.Namespace, measured: dict[str, Any]) -> Record:
+def _record(arguments: argparse.Namespace, measured: dict[str, list[dict[str, float]]]) -> Record:
     shown = {
-        name: {key: statistics.mean(row[key] for row in of["seeds"]) for key in of["seeds"][0]}
-        for name, of in measured.items()
+        name: {key: statistics.mean(row[key] for row in rows) for key in rows[0]} for name, rows in measured.items()
     }
     case = {"model": "demo", "features": arguments.features, "wanted_l0": arguments.l0}
     return Record(QUESTION, "training_presets", case, settings(arguments), shown, measured, seed=arguments.seeds[0])

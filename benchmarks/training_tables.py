@@ -76,27 +76,22 @@ def presets(results: Sequence[dict[str, Any]]) -> str:
     if result is None:
         return "Not measured yet.\n"
     told, machine = result["settings"], result["machine"]
+    seeds = sorted({len(rows) for rows in result["measured"].values()})
     rows = [
         f"| {name if ',' in name else f'`{name}`'} | "
         + " | ".join(f"{found[key]:{form}}" for key, (_, form) in PRESET_COLUMNS.items())
         + " |"
         for name, found in result["figures"].items()
     ]
-    return (
-        _rows(f"| recipe | {' | '.join(title for title, _ in PRESET_COLUMNS.values())} |", rows)
-        + "\n"
-        + textwrap.fill(
-            f"Means over {len(told['seeds'])} seeds, {told['features']} features a layer, {told['steps']} steps and "
-            f"{told['finetune_steps']} of fine-tuning, a fraction of the shipped transcoder's, the same batches and "
-            f"learning rate for all: compare rows, not with figures from elsewhere. λ is searched until "
-            f"{told['l0']} features are active per token and layer, before fine-tuning and within a tenth where the "
-            f"search ends; `k` is set to it. One thread of {machine['cpu']}, {result['when'][:10]}.",
-            118,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        + "\n"
+    conditions = (
+        f"Means over {' or '.join(map(str, seeds))} seeds, {told['features']} features a layer, {told['steps']} steps "
+        f"of {told['batch_tokens']:,} tokens and {told['finetune_steps']} of fine-tuning, a fraction of the shipped "
+        "transcoder's, the same learning rate for all: compare rows, not with figures from elsewhere. λ is steered "
+        f"while it trains until {told['l0']} features are active per token and layer, and `k` is set to it. One thread "
+        f"of {machine['cpu']}, {result['when'][:10]}."
     )
+    head = f"| recipe | {' | '.join(title for title, _ in PRESET_COLUMNS.values())} |"
+    return _rows(head, rows) + "\n" + textwrap.fill(conditions, 118, break_long_words=False) + "\n"
 
 
 def _rows(head: str, rows: Sequence[str]) -> str:

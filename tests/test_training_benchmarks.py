@@ -1,6 +1,6 @@
 """Benchmarks of training: the compiled chains hold what they say, and every script runs on a tiny case."""
 
-from dataclasses import dataclass
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,10 @@ import torch
 
 from benchmarks import training_tables
 from benchmarks.chains import chain
-from benchmarks.training_presets import CLOSE, TRIES, matched
+from benchmarks.training_presets import GAIN, steering
 from benchmarks.training_quality import interval
 from tests.test_benchmarks import script
 from tl_circuits.harvest import collect
-from tl_circuits.training import TrainingSettings
 
 
 @pytest.mark.parametrize("relations", [1, 3])
@@ -42,30 +41,14 @@ def test_apart_half_of_the_states_are_answered_and_the_other_half_is_written_aga
     assert not answers[1][:, 2:].any()
 
 
-@dataclass
-class PowerLaw:
-    """Stands for a model whose transcoders' L0 is a power of λ."""
-
-    exponent: float
-
-    def trained(self, how: TrainingSettings) -> float:
-        return how.sparsity
-
-    def l0(self, sparsity: float) -> float:
-        return 40 * (sparsity / 1e-3) ** self.exponent
-
-
 @pytest.mark.parametrize("exponent", [-0.25, -0.5, -1.0])
-def test_the_search_for_a_sparsity_finds_it(exponent: float) -> None:
-    case: Any = PowerLaw(exponent)
-    how, tried = matched(case, TrainingSettings(features=100, sparsity=1e-3), 8)
-    assert abs(case.l0(how.sparsity) / 8 - 1) <= CLOSE
-    assert len(tried) <= TRIES
-
-
-def test_where_k_is_set_nothing_is_searched() -> None:
-    case: Any = PowerLaw(-1)
-    assert matched(case, TrainingSettings(features=100, activation="topk", k=8), 8)[1] == []
+def test_steering_brings_a_sparsity_to_what_is_wanted_and_leaves_it_there(exponent: float) -> None:
+    weight = 1e-3
+    for _ in range(400):
+        weight *= steering(40 * (weight / 1e-3) ** exponent, 8)
+    assert 40 * (weight / 1e-3) ** exponent == pytest.approx(8, rel=0.05)
+    assert steering(8, 8) == 1
+    assert steering(0, 8) == pytest.approx(math.exp(-GAIN))
 
 
 def test_an_interval_over_seeds_needs_several() -> None:
@@ -85,10 +68,12 @@ def test_tables_have_a_row_for_each_recipe_lowest_to_highest_seed() -> None:
     found = dict.fromkeys(training_tables.PRESET_COLUMNS, 0.5)
     presets = {
         "script": "training_presets", "figures": {"paper": found, "paper, per layer": found}, "machine": {"cpu": "one"},
-        "settings": {"seeds": [0], "features": 1, "steps": 2, "finetune_steps": 3, "l0": 4}, "when": "2026-01-02T03",
+        "settings": {"features": 1, "steps": 2, "batch_tokens": 5, "finetune_steps": 3, "l0": 4},
+        "measured": {"paper": [found, found], "paper, per layer": [found]}, "when": "2026-01-02T03",
     }  # fmt: skip
     lines = training_tables.presets([chains, presets]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| `paper`", "| paper, per layer"]
+    assert "Means over 1 or 2 seeds" in lines[5]
     assert {line.count("|") for line in lines[:4]} == {len(training_tables.PRESET_COLUMNS) + 2}
 
 
@@ -116,6 +101,5 @@ def test_hop_collapse_is_measured_for_every_preset(tmp_path: Path) -> None:
 def test_presets_are_compared_on_the_demo(tmp_path: Path) -> None:
     options = ["--presets", "topk", "--seeds", "0", "--features", "16", "--l0", "4", "--steps", "4", "--graphs", "1"]
     found = script("training_presets", tmp_path / "presets.json", *options, "--finetune-steps", "1")
-    assert found["measured"]["topk"]["k"] == 4
     assert set(training_tables.PRESET_COLUMNS) <= set(found["figures"]["topk"])
     assert 0 < found["figures"]["topk"]["L0"] <= 4
