@@ -4,8 +4,8 @@
 
 Every preset, and the paper's as a per-layer transcoder, is trained on the demo's training prompts by one short
 schedule, batch size and learning rate. Sparsity is matched: k is set where the activation has one, elsewhere λ is
-steered while it trains, up when more than `--l0` features are on and down when fewer, until the last tenth of the
-steps before fine-tuning. Then are asked, of questions that nobody was trained on:
+steered while it trains, up when more than `--l0` features are on and down when fewer, until fine-tuning. Then are
+asked, of questions that nobody was trained on:
 
 - agreement: the share that the full replacement model answers as the model does (two-hop questions, sums).
 - of graphs of two-hop questions: replacement score; path length (mean number of steps over influence that reaches
@@ -48,10 +48,10 @@ from tl_circuits.zoo.world import Prompt, World, world
 QUESTION = (__doc__ or "").splitlines()[0]
 PER_LAYER = "paper, per layer"
 RECIPES: dict[str, Mapping[str, Any]] = {**PRESETS, PER_LAYER: {"cross_layer": False}}
-GAIN = 0.05
+GAIN = 0.03
 """How far a step moves the logarithm of λ, by the logarithm of how far L0 is off."""
-STEERED = 0.9
-"""The share of the steps in which λ is moved."""
+SETTLED = 0.3
+"""The share of the steps before λ is steered: L0 falls by itself at first."""
 TRIALS = 250
 TOKENS = 10_000
 
@@ -72,7 +72,7 @@ class Case:
         run = Run.begin(self.model, data, source(self.model, data, how), how, Shards())
         while run.step < how.all_steps:
             done = run.advance()
-            if run.step < STEERED * how.steps and how.sparsity:
+            if SETTLED * how.steps < run.step <= how.steps and how.sparsity:
                 steered = run.settings.sparsity * steering(statistics.mean(done.l0), l0)
                 run.settings = replace(run.settings, sparsity=steered)
         return run
@@ -86,7 +86,12 @@ def steering(found: float, l0: int) -> float:
 def recipe(name: str, arguments: argparse.Namespace) -> TrainingSettings:
     """A preset on the schedule that all share."""
     shared = {"batch_tokens": arguments.batch_tokens, "lr": TRANSCODER.lr, "revival": TRANSCODER.revival}
-    shared |= {"features": arguments.features, "steps": arguments.steps, "finetune_steps": arguments.finetune_steps}
+    shared |= {
+        "finetune_prompts": arguments.finetune_prompts,
+        "features": arguments.features,
+        "steps": arguments.steps,
+        "finetune_steps": arguments.finetune_steps,
+    }
     told = TrainingSettings.of({**RECIPES[name], **shared})
     return replace(told, k=arguments.l0) if "topk" in told.activation else told
 
@@ -155,9 +160,10 @@ def main() -> None:
     parser.add_argument("--presets", default=";".join(RECIPES), help="some of these, with ; between them")
     parser.add_argument("--l0", type=int, default=8, help="features on per token and layer")
     parser.add_argument("--features", type=int, default=384, help="per layer")
-    parser.add_argument("--steps", type=int, default=240, help="of training, the same for all")
-    parser.add_argument("--batch-tokens", type=int, default=1024, help="a step, the same for all")
+    parser.add_argument("--steps", type=int, default=400, help="of training, the same for all")
+    parser.add_argument("--batch-tokens", type=int, default=512, help="a step, the same for all")
     parser.add_argument("--finetune-steps", type=int, default=40, help="of fine-tuning, the same for all")
+    parser.add_argument("--finetune-prompts", type=int, default=48, help="a step of fine-tuning, the same for all")
     parser.add_argument("--graphs", type=int, default=12, help="of held-out two-hop questions")
     add_options(parser, runs=1)
     arguments = parser.parse_args()
