@@ -87,6 +87,11 @@ def test_a_task_that_makes_no_sense_is_refused(
         read_task(task)
 
 
+def test_the_documentations_task_can_be_read() -> None:
+    read = read_task(Path(__file__).parents[1] / "docs" / "examples" / "clt.toml")
+    assert (read.settings.features, read.settings.cache_dtype, read.loggers) == (6144, "int8", ())
+
+
 def test_paths_are_from_the_folder_of_the_file(task: Path) -> None:
     read = read_task(task)
     assert (read.cache, read.loggers) == (None, ())

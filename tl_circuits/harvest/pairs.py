@@ -27,10 +27,14 @@ class Pairs:
 def passes(shape: Sequence[int], n_layers: int, d_model: int) -> Iterator[slice]:
     """The prompts of each pass of the model, of token ids of shape (prompt, position)."""
     n_prompts, width = shape
-    tokens = min(TOKENS_PER_PASS, PASS_BYTES // (8 * n_layers * d_model))
-    each = max(1, tokens // width)
+    each = max(1, tokens_of_pass(n_layers, d_model) // width)
     for first in range(0, n_prompts, each):
         yield slice(first, min(n_prompts, first + each))
+
+
+def tokens_of_pass(n_layers: int, d_model: int) -> int:
+    """How many tokens run through the model together, where a prompt is no longer."""
+    return min(TOKENS_PER_PASS, PASS_BYTES // (8 * n_layers * d_model))
 
 
 @torch.no_grad()

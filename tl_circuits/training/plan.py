@@ -10,6 +10,7 @@ import psutil
 
 from tl_circuits.errors import SettingError
 from tl_circuits.harvest.cache import bytes_of_cache
+from tl_circuits.harvest.pairs import tokens_of_pass
 from tl_circuits.sites import Model
 from tl_circuits.training.pace import Pace, pace_of
 from tl_circuits.training.settings import TrainingSettings
@@ -125,6 +126,10 @@ def plan(
     # While it is harvested or shuffled it is there twice; from a cache, the next block is there too.
     blocks = 3 if streamed and cache is not None else 2
     held = blocks * 8 * n_layers * d_model * min(n_tokens, room) + 9 * n_tokens
+    # What the model itself takes in a pass over prompts: inside MLPs, and scores and patterns of one attention layer.
+    width = min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
+    inside = 4 * (model.cfg.d_mlp or 4 * d_model) + 8 * d_model + 2 * model.cfg.n_heads * width
+    passing = 4 * min(n_tokens, tokens_of_pass(n_layers, d_model)) * inside
     # Pre-activations, activations and their gradients of every layer, dense.
     batch = 4 * settings.batch_tokens * n_layers * (4 * mine + 6 * d_model)
     copies = COPIES_IN_LOW_MEMORY if settings.low_memory else COPIES
@@ -146,7 +151,7 @@ def plan(
     products = settings.batch_tokens * mine * d_model * (4 * n_layers + 6 * pairs)
     return TrainingPlan(
         parameters,
-        4 * copies * parameters + held + batch,
+        4 * copies * parameters + held + passing + batch,
         psutil.virtual_memory().available,
         held,
         checkpoint,
