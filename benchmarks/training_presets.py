@@ -48,7 +48,7 @@ from tl_circuits.zoo.world import Prompt, World, world
 QUESTION = (__doc__ or "").splitlines()[0]
 PER_LAYER = "paper, per layer"
 RECIPES: dict[str, Mapping[str, Any]] = {**PRESETS, PER_LAYER: {"cross_layer": False}}
-GAIN = 0.03
+GAIN = 0.08
 """How far a step moves the logarithm of λ, by the logarithm of how far L0 is off."""
 SETTLED = 0.3
 """The share of the steps before λ is steered: L0 falls by itself at first."""

@@ -44,7 +44,7 @@ def test_apart_half_of_the_states_are_answered_and_the_other_half_is_written_aga
 @pytest.mark.parametrize("exponent", [-0.25, -0.5, -1.0])
 def test_steering_brings_a_sparsity_to_what_is_wanted_and_leaves_it_there(exponent: float) -> None:
     weight = 1e-3
-    for _ in range(900):
+    for _ in range(400):
         weight *= steering(40 * (weight / 1e-3) ** exponent, 8)
     assert 40 * (weight / 1e-3) ** exponent == pytest.approx(8, rel=0.05)
     assert steering(8, 8) == 1
