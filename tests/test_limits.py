@@ -171,7 +171,8 @@ def test_prefixes_are_cut_for_no_more_rows_than_there_are_features(monkeypatch: 
 
 @pytest.mark.slow
 def test_a_graph_that_takes_long_is_announced_with_what_less_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tl_circuits.attribution.planner.LONG", 0.0)
+    for seconds in ("LONG", "CLEAR"):
+        monkeypatch.setattr(f"tl_circuits.attribution.planner.{seconds}", 0.0)
     with pytest.warns(TLCircuitsWarning, match=r"The full graph of \d+ features will take about .*coverage=0.95"):
         attribute(local())
 

@@ -157,7 +157,7 @@ def trace_command(
         local = localize(borrowed, found, prompt)
         memory = in_bytes(memory_budget)
         if plan_only:
-            report: Shown = plan(local, target or None, memory_budget=memory, max_targets=max_targets)
+            report: Shown = plan(local, memory_budget=memory)
         else:
             graph = attribute(
                 local,

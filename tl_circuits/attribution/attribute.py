@@ -5,9 +5,7 @@ Ameisen et al. 2025, "Attribution Graphs", with constants as sources and a stopp
 
 import math
 import operator
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 from tl_circuits.attribution.checks import Rows, errors
 from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.limits import Limits
-from tl_circuits.attribution.planner import SWEEPS, Plan, announce, check_batch, check_memory, reckoned, row_work
+from tl_circuits.attribution.planner import SWEEPS, Pace, Plan, check_batch, check_memory, reckoned, timed
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph, Provenance
@@ -71,7 +69,7 @@ def attribute(
         found = resolve(Targets.parse(targets, max_targets, target_probability), local)
         expansion = _begin(local, found, limits)
         if limits.everything:
-            stopped_by = _expand_all(expansion, progress)
+            stopped_by = _expand_all(expansion, limits.memory_budget, progress)
         else:
             stopped_by = _expand_best_first(expansion, limits, progress)
         settings = {
@@ -85,25 +83,18 @@ def attribute(
         return _assemble(local, found, expansion, settings)
 
 
-def plan(
-    local: LocalReplacementModel,
-    targets: TargetsLike = None,
-    *,
-    memory_budget: int | None = None,
-    max_targets: int = 10,
-    target_probability: float = 0.95,
-) -> Plan:
-    """What `attribute` would take for the full graph, in memory and time, without tracing its features.
+def plan(local: LocalReplacementModel, *, memory_budget: int | None = None) -> Plan:
+    """What `attribute` would take for the full graph, in memory and time, without tracing all of it.
 
-    Memory is reckoned from shapes, seconds from what the rows of the targets take now; `memory_budget` as there. Raises
-    `TargetError` and `SettingError` as `attribute` does, but tells of a full graph that does not fit (`fits`).
+    Memory is reckoned from shapes, the time from rows in the middle of the prompt, which are traced for a second or one
+    batch. `memory_budget` in bytes as there. Raises `SettingError` where it holds not even one target; of a full graph
+    that does not fit the plan tells (`fits`).
     """
     check_unhooked_since(local)
-    limits = Limits.of(1.0, None, None, memory_budget)
+    memory = Limits.of(1.0, None, None, memory_budget).memory_budget
     with torch.inference_mode(False), torch.no_grad():
-        found = resolve(Targets.parse(targets, max_targets, target_probability), local)
-        sweep = _sweep(local, len(local.features), limits.memory_budget)
-        return _timed(reckoned(local, sweep, limits.memory_budget), sweep, found)[0]
+        sweep = _sweep(local, len(local.features), memory)
+        return timed(reckoned(local, sweep, memory), sweep)
 
 
 def trace(
@@ -139,28 +130,15 @@ def trace(
 def _begin(local: LocalReplacementModel, found: Sequence[Target], limits: Limits) -> Expansion:
     n_rows = len(local.features) if limits.max_features is None else min(limits.max_features, len(local.features))
     sweep = _sweep(local, n_rows, limits.memory_budget)
-    planned = reckoned(local, sweep, limits.memory_budget)
     if limits.everything:
-        check_memory(planned)
-    timed, rows = _timed(planned, sweep, found)
-    if limits.everything:
-        announce(timed)
-    return Expansion.start(sweep, rows, _weights(found))
+        check_memory(reckoned(local, sweep, limits.memory_budget))
+    return Expansion.start(sweep, _target_rows(sweep, found), _weights(found))
 
 
 def _sweep(local: LocalReplacementModel, n_rows: int, memory_budget: int) -> Sweep:
     sweep = Sweep.of(local, n_rows=n_rows, memory_budget=memory_budget // SWEEPS)
     check_batch(sweep, memory_budget)
     return sweep
-
-
-def _timed(planned: Plan, sweep: Sweep, found: Sequence[Target]) -> tuple[Plan, Float[Tensor, "target source"]]:
-    """The plan with the seconds that the rows of the targets let expect, and these rows."""
-    start = time.monotonic()
-    rows = _target_rows(sweep, found)
-    elapsed = time.monotonic() - start
-    layer, pos = (torch.tensor([getattr(target, name) for target in found]) for name in ("layer", "pos"))
-    return replace(planned, seconds=elapsed * planned.work / float(row_work(sweep, layer, pos).sum())), rows
 
 
 def _target_rows(sweep: Sweep, found: Sequence[Target]) -> Float[Tensor, "target source"]:
@@ -176,10 +154,12 @@ def _weights(found: Sequence[Target]) -> Float[Tensor, " target"]:
     return torch.tensor([target.weight for target in found], dtype=torch.float64)
 
 
-def _expand_all(expansion: Expansion, progress: bool | None) -> str:
+def _expand_all(expansion: Expansion, memory_budget: int, progress: bool | None) -> str:
+    pace = Pace.of(reckoned(expansion.sweep.local, expansion.sweep, memory_budget), expansion.sweep)
     with stage("attributing features", expansion.n_features, show=progress) as bar:
         for batch in expansion.sweep.batches(expansion.pending()):
             expansion.add(batch)
+            pace.announce_if_long(batch)
             bar.update(len(batch))
     return "everything"
 

@@ -1,8 +1,9 @@
 """What a graph will take, in memory and in time: reckoned before it is begun, and said where it is much."""
 
 import math
+import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -15,6 +16,10 @@ from tl_circuits.replacement.sweep import Sweep
 
 LONG = 120.0
 """Seconds from which on a graph is announced as long."""
+CLEAR = 3.0
+"""After so many seconds it is said how long all will take: a first batch alone, small or cold, would mislead."""
+SAMPLED = 1.0
+"""For so many seconds a plan traces rows, to tell the time of all."""
 # Rows are kept as they come, then put together, then checked with the row of each edge: all lie in memory for a while.
 COPIES = 3
 SWEEPS = 8
@@ -28,7 +33,7 @@ class Plan:
     """What the full graph of a prompt takes: at most so many `edges`, and `bytes` while it is put together.
 
     `edges` is every source that causality allows. `work` is blocks walked down times positions, over all rows;
-    `seconds` is judged by those of the targets, where they have been traced.
+    `seconds` is judged by rows that have been traced, nan where none have.
     """
 
     n_features: int
@@ -112,18 +117,64 @@ def check_batch(sweep: Sweep, memory_budget: int) -> None:
         )
 
 
-def announce(planned: Plan) -> None:
-    """Warns where the full graph will take long."""
-    if planned.seconds > LONG:
-        warnings.warn(
-            f"The full graph of {planned.n_features:,} features will take about {_duration(planned.seconds)} and "
-            f"{_size(planned.bytes)}. "
-            f"coverage=0.95 traces 95% of the targets' influence, and takes a seventh to a half of that where it was "
-            f"measured: about {_duration(planned.seconds / 7)} to {_duration(planned.seconds / 2)} here. time_budget= "
-            "stops in time.",
-            TLCircuitsWarning,
-            stacklevel=3,
-        )
+def timed(planned: Plan, sweep: Sweep) -> Plan:
+    """The plan with the seconds that some rows let expect, of batches from the middle of the prompt outwards."""
+    batches = list(sweep.batches(torch.arange(planned.n_features)))
+    pace = Pace.of(planned, sweep)
+    for number in sorted(range(len(batches)), key=lambda number: abs(number - len(batches) // 2)):
+        sweep.rows(sweep.feature_readouts(batches[number]))
+        pace.count(batches[number])
+        if pace.elapsed > SAMPLED:
+            break
+    return replace(planned, seconds=pace.expected)
+
+
+@dataclass(eq=False)
+class Pace:
+    """How fast rows come, and how long all will take at that."""
+
+    planned: Plan
+    sweep: Sweep
+    since: float
+    done: float = 0.0
+    announced: bool = False
+
+    @classmethod
+    def of(cls, planned: Plan, sweep: Sweep) -> "Pace":
+        """From now on."""
+        return cls(planned, sweep, time.monotonic())
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.since
+
+    @property
+    def expected(self) -> float:
+        """Seconds for all rows at the pace so far."""
+        return self.elapsed * self.planned.work / self.done if self.done else 0.0
+
+    def count(self, batch: Int64[Tensor, " batch"]) -> None:
+        """These features' rows have come."""
+        layer, pos = self.sweep.local.features[batch, 0].cpu(), self.sweep.local.features[batch, 1].cpu()
+        self.done += float(row_work(self.sweep, layer, pos).sum())
+
+    def announce_if_long(self, batch: Int64[Tensor, " batch"]) -> None:
+        """Counts a batch and, once it is clear that all will take long, warns: what it takes, and what less would."""
+        self.count(batch)
+        if self.announced or self.elapsed < CLEAR:
+            return
+        self.announced = True
+        seconds = self.expected
+        if seconds > LONG:
+            warnings.warn(
+                f"The full graph of {self.planned.n_features:,} features will take about {_duration(seconds)} and "
+                f"{_size(self.planned.bytes)}. coverage=0.95 traces 95% of the targets' influence, and takes a seventh "
+                f"to a half of that where it was measured: about {_duration(seconds / 7)} to {_duration(seconds / 2)} "
+                "here. time_budget= stops in time.",
+                TLCircuitsWarning,
+                stacklevel=4,
+            )
 
 
 def _size(n_bytes: int) -> str:
@@ -134,5 +185,5 @@ def _size(n_bytes: int) -> str:
 
 def _duration(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
