@@ -4,8 +4,8 @@
 
 Every preset, and the paper's as a per-layer transcoder, is trained on the demo's training prompts by one short
 schedule, batch size and learning rate. Sparsity is matched: k is set where the activation has one, elsewhere λ is
-steered while it trains, up when more than `--l0` features are on and down when fewer, until fine-tuning. Then are
-asked, of questions that nobody was trained on:
+steered while it trains, up when more than `--l0` features are on and down when fewer. Then are asked, of questions that
+nobody was trained on:
 
 - agreement: the share that the full replacement model answers as the model does (two-hop questions, sums).
 - of graphs of two-hop questions: replacement score; path length (mean number of steps over influence that reaches
@@ -48,12 +48,11 @@ from tl_circuits.zoo.world import Prompt, World, world
 QUESTION = (__doc__ or "").splitlines()[0]
 PER_LAYER = "paper, per layer"
 RECIPES: dict[str, Mapping[str, Any]] = {**PRESETS, PER_LAYER: {"cross_layer": False}}
-GAIN = 0.08
+GAIN = 0.05
 """How far a step moves the logarithm of λ, by the logarithm of how far L0 is off."""
 SETTLED = 0.3
 """The share of the steps before λ is steered: L0 falls by itself at first."""
 TRIALS = 250
-TOKENS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +71,10 @@ class Case:
         run = Run.begin(self.model, data, source(self.model, data, how), how, Shards())
         while run.step < how.all_steps:
             done = run.advance()
-            if SETTLED * how.steps < run.step <= how.steps and how.sparsity:
-                steered = run.settings.sparsity * steering(statistics.mean(done.l0), l0)
+            if SETTLED * how.steps < run.step and how.sparsity:
+                # Fine-tuning counts no features.
+                found = statistics.mean(done.l0) if done.l0 else sparsity(run, run.transcoder(), 1000)["L0"]
+                steered = run.settings.sparsity * steering(found, l0)
                 run.settings = replace(run.settings, sparsity=steered)
         return run
 
@@ -107,9 +108,9 @@ def figures(case: Case, run: Run, n_graphs: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def sparsity(run: Run, found: CrossLayerTranscoder) -> dict[str, float]:
+def sparsity(run: Run, found: CrossLayerTranscoder, tokens: int = 10_000) -> dict[str, float]:
     """Features on per token and layer, and the variance unexplained, of tokens as they were trained on."""
-    reads, writes = run.source.sample.reads[:, :TOKENS], run.source.sample.writes[:, :TOKENS]
+    reads, writes = run.source.sample.reads[:, :tokens], run.source.sample.writes[:, :tokens]
     active = [found.encode(x, layer) for layer, x in enumerate(reads)]
     l0 = statistics.mean(float((a > 0).sum(-1).float().mean()) for a in active)
     errors = [found.decode(active, layer) - wrote for layer, wrote in enumerate(writes)]
