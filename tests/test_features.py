@@ -319,7 +319,8 @@ def demo() -> tuple[Any, Any]:
 
 @pytest.mark.slow
 def test_every_active_feature_of_the_demo_s_prompts_has_a_card_with_examples(demo: tuple[Any, Any]) -> None:
-    from tl_circuits.zoo.cards import demo_cards
+    from tl_circuits.zoo.cards import world_texts
+    from tl_circuits.zoo.world import world
 
     prompts = (
         "the capital of the state containing Dallas is",
@@ -328,17 +329,12 @@ def test_every_active_feature_of_the_demo_s_prompts_has_a_card_with_examples(dem
         "36+59=",
     )
     active = {(f.layer, f.index) for prompt in prompts for f in tlc.localize(*demo, prompt).active()}
-    found = demo_cards(*demo, sorted(active))
+    found = feature_cards(*demo, world_texts(world()), features=sorted(active), top=2, sample=1, intervals=1)
     assert set(found) == active
     for card in found.values():
         assert card.top, card
         assert card.histogram is not None
-        assert card.label
         assert len(card.top_logits) == len(card.bottom_logits) == len(card.embeddings) == 10
-    graph = tlc.trace(*demo, prompts[0]).with_labels(found.labels())
-    assert len(graph.labels) == len(found)
-    grids = [card.operands for card in found.values() if card.operands is not None]
-    assert len(grids) == len(found)
 
 
 @pytest.mark.slow

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from tl_circuits.errors import TargetError as TargetError
     from tl_circuits.errors import TLCircuitsError as TLCircuitsError
     from tl_circuits.errors import TLCircuitsWarning as TLCircuitsWarning
+    from tl_circuits.features import FeatureCard as FeatureCard
+    from tl_circuits.features import FeatureCards as FeatureCards
+    from tl_circuits.features import Operands as Operands
+    from tl_circuits.features import feature_cards as feature_cards
+    from tl_circuits.features import load_cards as load_cards
+    from tl_circuits.features import score_labels as score_labels
     from tl_circuits.graph import AttributionGraph as AttributionGraph
     from tl_circuits.graph import GraphScores as GraphScores
     from tl_circuits.graph import TraceResults as TraceResults
@@ -52,6 +58,7 @@ if TYPE_CHECKING:
     from tl_circuits.page import load_labels as load_labels
     from tl_circuits.page import save_page as save_page
     from tl_circuits.page import show as show
+    from tl_circuits.page import widget as widget
     from tl_circuits.pictures import plot as plot
     from tl_circuits.pictures import plot_error_share as plot_error_share
     from tl_circuits.pictures import plot_intervention as plot_intervention
@@ -87,6 +94,7 @@ _ROOMS = {
         "TLCircuitsWarning",
         "TargetError",
     ),
+    "features": ("FeatureCard", "FeatureCards", "Operands", "feature_cards", "load_cards", "score_labels"),
     "graph": ("AttributionGraph", "GraphScores", "TraceResults", "load_graph", "load_supernodes"),
     "intervention": (
         "FaithfulnessReport",
@@ -105,7 +113,7 @@ _ROOMS = {
         "write_shares",
     ),
     "nodes": ("Feature", "Intervention"),
-    "page": ("load_labels", "save_page", "show"),
+    "page": ("load_labels", "save_page", "show", "widget"),
     "pictures": ("plot", "plot_error_share", "plot_intervention", "subgraph_svg"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),

@@ -58,7 +58,7 @@ def finished(
         )
     words = Vocabulary(model)
     encoders = [Encoder(transcoder, tally.layer, tally.index) for tally in tallies]
-    grids = {} if asks.operands is None else operand_grids(model, transcoder, encoders, asks.operands, CELLS)
+    grids = {} if asks.operands is None else operand_grids(model, transcoder, encoders, asks.operands)
     cards = (
         card
         for tally in tallies

@@ -13,6 +13,8 @@ from tl_circuits.graph.asked import whole
 from tl_circuits.sites import Model, Sites, run_to
 from tl_circuits.transcoder import CrossLayerTranscoder
 
+TOKENS_PER_PASS = 4096
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -41,13 +43,13 @@ class Operands:
 
 
 def operand_grids(
-    model: Model, transcoder: CrossLayerTranscoder, encoders: Sequence[Encoder], operands: Operands, per_pass: int
+    model: Model, transcoder: CrossLayerTranscoder, encoders: Sequence[Encoder], operands: Operands
 ) -> dict[int, Tensor]:
     """The activations of each layer's features, as (feature, a, b)."""
     sites = Sites.of(model, transcoder.read, transcoder.write).sites
     found: dict[int, list[Tensor]] = {encoder.layer: [] for encoder in encoders}
     n_prompts = 0
-    for part in passes(model, operands.prompts(), None, per_pass):
+    for part in passes(model, operands.prompts(), None, TOKENS_PER_PASS):
         last = part.kept.shape[1] - 1 - part.kept.flip(1).int().argmax(1)
         rows = torch.arange(len(last))
         n_prompts += len(last)

@@ -41,12 +41,12 @@ def passes(model: Model, data: Data, context: int | None, tokens_per_pass: int) 
             "(prompt, position)."
         )
     waiting: list[list[int]] = []
-    first = 0
+    first = width = 0
     for row in _rows(model, data, _cut(model, data, context)):
-        widest = max(len(row), *map(len, waiting)) if waiting else len(row)
-        if waiting and widest * (len(waiting) + 1) > tokens_per_pass:
+        width = max(width, len(row))
+        if waiting and width * (len(waiting) + 1) > tokens_per_pass:
             yield _side_by_side(model, waiting, first)
-            waiting, first = [], first + len(waiting)
+            waiting, first, width = [], first + len(waiting), len(row)
         waiting.append(row)
     if waiting:
         yield _side_by_side(model, waiting, first)
@@ -75,7 +75,7 @@ def _cut(model: Model, data: Data, context: int | None) -> int:
 def _rows(model: Model, data: Data, cut: int) -> Iterator[list[int]]:
     for item in _items(data):
         if isinstance(item, str):
-            yield from _of_text(model, item, cut)
+            yield from _of_text(model.tokenizer, item, cut)
             continue
         ids = item.tolist() if hasattr(item, "tolist") else item
         if not isinstance(ids, list | tuple) or any(whole(token) is None for token in ids):
@@ -83,11 +83,11 @@ def _rows(model: Model, data: Data, cut: int) -> Iterator[list[int]]:
         yield from ([int(token) for token in ids[first : first + cut]] for first in range(0, len(ids), cut))
 
 
-def _of_text(model: Model, text: str, cut: int) -> Iterator[list[int]]:
-    if model.tokenizer is None:
+def _of_text(tokenizer: Any, text: str, cut: int) -> Iterator[list[int]]:
+    if tokenizer is None:
         raise PromptError(f"The model has no tokenizer for the text {text!r:.40}: give token ids.")
-    ids = model.tokenizer.encode(text, add_special_tokens=False)
-    bos = getattr(model.tokenizer, "bos_token_id", None)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    bos = getattr(tokenizer, "bos_token_id", None)
     head = [] if bos is None else [bos]
     step = max(1, cut - len(head))
     yield from (head + ids[first : first + step] for first in range(0, len(ids), step))

@@ -4,7 +4,7 @@ from tl_circuits.features import FeatureCards, Operands, feature_cards
 from tl_circuits.features.chosen import Chosen
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.zoo.firing import firing, told
+from tl_circuits.zoo.firing import told
 from tl_circuits.zoo.world import World, world
 
 OPERANDS = Operands("{a}+{b}=", range(10, 100), range(10, 100))
@@ -16,8 +16,5 @@ def world_texts(facts: World) -> list[str]:
 
 
 def demo_cards(model: Model, transcoder: CrossLayerTranscoder, features: Chosen = None) -> FeatureCards:
-    """The cards of these features over the demo's world (default: all of them), labelled by what they fire on."""
-    facts = world()
-    cards = feature_cards(model, transcoder, world_texts(facts), features=features, operands=OPERANDS)
-    found = firing(model, transcoder, list(cards), facts)
-    return cards.with_labels({feature: str(fires) for feature, fires in found.items()})
+    """The cards of these features over the demo's world (default: all of them)."""
+    return feature_cards(model, transcoder, world_texts(world()), features=features, operands=OPERANDS)
