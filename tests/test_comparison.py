@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+import tl_circuits as tlc
 from tests import models
 from tests.test_refusals import refusal
-from tl_circuits.comparison import Basis, Task, blocks, circuit_curve, features, neurons, sae_features
+from tl_circuits.comparison import Basis, Task, blocks, circuit_curve, features, influence_scores, neurons, sae_features
 from tl_circuits.comparison.passes import Recorded, recorded, through
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.errors import FitError, PromptError, SettingError
 from tl_circuits.sites import has_user_hooks
+from tl_circuits.zoo import compiled
 
 CLEAN = torch.tensor([[1, 5, 9, 3, 7], [1, 6, 2, 3, 7], [1, 30, 9, 4, 7]])
 CORRUPTED = torch.tensor([[1, 8, 9, 3, 7], [1, 5, 2, 3, 7], [1, 31, 9, 4, 7]])
@@ -236,6 +238,96 @@ def test_ablation_is_what_a_hook_does() -> None:
         expected = whole - measured_by_hand(model, asked, point, put)
         unit = (cell[0], cell[1] if len(cell) > 1 else 0)
         torch.testing.assert_close(found[slot][:, *unit], expected.detach(), atol=1e-9, rtol=0)
+
+
+def test_influence_is_that_of_each_prompts_graph() -> None:
+    model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
+    asked = task(model)
+    found = influence_scores(model, clt, asked)
+    local = tlc.localize(model, clt, asked.clean[1], masked_positions=())
+    graph = tlc.attribute(local, tlc.Targets.difference(int(asked.answer[1]), int(asked.corrupted_answer[1])))
+    for feature in local.active()[::7]:
+        expected = graph.node(str(feature)).influence
+        assert float(found[feature.layer][1, feature.pos, feature.index]) == pytest.approx(expected, abs=1e-12)
+    assert sum(float((part[1] > 0).sum()) for part in found) <= len(local.features)
+    curve = circuit_curve(model, features(model, clt), asked, found, sizes=[1])
+    assert curve.scorer == "given"
+
+
+# Known answers: one word of the prompt decides, and one chain of features carries it.
+
+
+def planted() -> tuple[compiled.Compiled, Task]:
+    made = compiled.chain_at_one_token()
+    yes, no = made.prompts
+    tokens, answers = (yes.tokens, no.tokens), torch.tensor([yes.answer, no.answer])
+    return made, Task("chain", torch.cat(tokens), torch.cat(tokens[::-1]), answers, answers.flip(0))
+
+
+@pytest.mark.parametrize("scorer", ["ablation", "ig-activations", "ig-inputs"])
+def test_the_planted_chain_is_the_circuit(scorer: Any) -> None:
+    made, asked = planted()
+    basis = features(made.model, made.transcoder)
+    curve = circuit_curve(made.model, basis, asked, scorer)
+    # Of each word a feature in either layer; those of the other word fall silent.
+    assert float(curve.faithfulness[-1]) == pytest.approx(1, abs=1e-6)
+    by_size = dict(zip(curve.sizes, curve.faithfulness.tolist(), strict=True))
+    assert by_size[4] == pytest.approx(1, abs=1e-6)
+    assert curve.k80 is not None
+    assert curve.k80 <= 4
+    assert curve.kc20 is not None
+    assert curve.kc20 <= 4
+    assert float(curve.accuracy[-1]) == 1
+
+
+def test_gradients_of_the_clean_run_alone_miss_what_is_silent_there() -> None:
+    # The other word's features are below their thresholds, where the slope is zero; what they would write is missed.
+    made, asked = planted()
+    curve = circuit_curve(made.model, features(made.model, made.transcoder), asked, "attribution-patching", sizes=[4])
+    assert float(curve.faithfulness[1]) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_wrong_circuit_is_worse_by_every_measure() -> None:
+    made, asked = planted()
+    basis = features(made.model, made.transcoder)
+    right = scores(made.model, basis, asked, "ablation")
+    best, worst = (circuit_curve(made.model, basis, asked, each) for each in (right, turned(right)))
+    assert best.cpr > worst.cpr + 0.1
+    assert best.cpr_linear > worst.cpr_linear + 0.1
+    assert best.cmd < worst.cmd - 0.1
+    assert (worst.k80 or 10**9) > (best.k80 or 10**9)
+    assert (worst.kc20 or 10**9) > (best.kc20 or 10**9)
+    assert float(best.accuracy.mean()) > float(worst.accuracy.mean())
+
+
+def turned(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The least of these by size is the first now."""
+    most = max(float(part.abs().max()) for part in found)
+    return tuple(most - part.abs() for part in found)
+
+
+def test_saes_of_saelens_are_a_basis() -> None:
+    from sae_lens import StandardSAE, StandardSAEConfig
+    from sae_lens.saes.sae import SAEMetadata
+
+    model = models.model_of("gpt2", "hooked")
+    torch.manual_seed(0)
+    saes = []
+    for layer in reversed(range(models.N_LAYERS)):
+        metadata = SAEMetadata(hook_name=f"blocks.{layer}.hook_mlp_out")
+        config = StandardSAEConfig(d_in=models.D_MODEL, d_sae=24, dtype="float64", device="cpu", metadata=metadata)
+        sae = StandardSAE(config)
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        saes.append(sae)
+    basis, asked = sae_features(model, saes), task(model)
+    assert [slot.layer for slot in basis.slots] == [0, 1, 2]
+    seen = recorded(model, basis, asked.clean)
+    torch.testing.assert_close(seen.logits, model(asked.clean)[:, -1].detach(), atol=1e-9, rtol=0)
+    curve = circuit_curve(model, basis, asked, "attribution-patching")
+    same = circuit_curve(model, neurons(model), asked, "attribution-patching", sizes=[])
+    torch.testing.assert_close(curve.empty, same.empty, atol=1e-9, rtol=0)
 
 
 # What is refused
