@@ -1,5 +1,6 @@
 """`tl-circuits page`: a graph's file as a page to look at."""
 
+import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,25 @@ class Written:
 
         said = f"{visible(self.page)}: {self.nodes} nodes and {self.edges} edges in {self.size / 1024:.0f} KiB"
         yield Text(f"{said}. Open it in any browser.", overflow="fold")
+
+
+def _serve(folder: Path, port: int, allow_save: bool, open_it: bool) -> None:
+    with working():
+        import socket
+        from secrets import token_urlsafe
+
+        from tl_circuits.page.server import ADDRESS, serve
+
+        token = token_urlsafe(24)
+        if port == 0:
+            with socket.socket() as free:
+                free.bind((ADDRESS, 0))
+                port = free.getsockname()[1]
+        address = f"http://{ADDRESS}:{port}/{token}/"
+        typer.echo(f"Graphs of {folder}, to this machine alone, until Ctrl-C: {address}", file=sys.__stdout__)
+        if open_it:
+            webbrowser.open(address)
+        serve(folder, token, port=port, allow_save=allow_save)
 
 
 def _grouped(file: Path) -> "tuple[list[Feature], dict[str, Sequence[NodeName]]]":
@@ -87,12 +107,18 @@ def page_command(
     compare: Annotated[Path | None, typer.Option(help="Another graph's file, to be told apart from this one.")] = None,
     title: Annotated[str | None, typer.Option(help="What the page is called; by default the prompt.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve all graphs of the folder, to this machine.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to serve; 0 takes one that is free.")] = 0,
+    allow_save: Annotated[bool, typer.Option("--allow-save", help="Keep beside each graph what is done.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a graph as one HTML file to look at, prune, search and label it; no network is asked.
 
-    For JSON of other viewers' see trace --json-out.
+    With --serve GRAPH may be a folder, and no file is written. For JSON of other viewers' see trace --json-out.
     """
+    if serve:
+        _serve(graph if graph.is_dir() else graph.parent, port, allow_save, open_it)
+        return
     with working():
         from tl_circuits.graph import load_graph
         from tl_circuits.page import load_labels, save_page

@@ -9,13 +9,14 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tl_circuits.errors import GraphError, SettingError
 from tl_circuits.features.card import FeatureCard
@@ -31,6 +32,21 @@ from tl_circuits.page.runs import difference, runs_of
 ASSETS = Path(__file__).parent / "assets"
 MOST_EDGES = 500_000
 """What a browser re-prunes without a noticeable wait, and an archive of some megabytes."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Who shows a page: nobody in particular, a notebook's `widget`, or a `server`, which alone may be asked for more.
+
+    `acts` says whether it runs interventions; `work` is what was done on the page before.
+    """
+
+    name: Literal["widget", "server"] | None = None
+    acts: bool = False
+    work: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOBODY = Host()
 
 
 def save_page(
@@ -85,8 +101,9 @@ def document(
     nodes: float | None = None,
     edges: float | None = None,
     max_edges: int = MOST_EDGES,
+    host: Host = NOBODY,
 ) -> str:
-    """The text that `save_page` writes."""
+    """The text that `save_page` writes, or the same for whoever shows it and keeps what is done on it."""
     if not isinstance(graph, AttributionGraph):
         raise SettingError(f"{graph!r:.80} is no graph: give what tlc.trace, attribute or load_graph returned.")
     text("title", title)
@@ -101,9 +118,11 @@ def document(
         "cards": cards_of(graph.nodes, cards or {}),
         "runs": runs_of(graph, interventions),
         "diff": difference(graph, compare),
-        "work": _work(graph, pinned, supernodes, nodes, edges),
+        "host": host.name,
+        "acts": host.acts,
+        "work": _work(graph, pinned, supernodes, nodes, edges) | dict(host.work),
     }
-    return _html(title or graph.provenance.prompt or "".join(graph.tokens), _file(graph), beside)
+    return _html(title or graph.provenance.prompt or "".join(graph.tokens), _file(graph), beside, host)
 
 
 def _work(
@@ -157,11 +176,12 @@ def _steady(file: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
-def _html(title: str, graph: bytes, beside: Mapping[str, Any]) -> str:
+def _html(title: str, graph: bytes, beside: Mapping[str, Any], host: Host) -> str:
     script, style = viewer()
+    connect = "connect-src 'self'; " if host.name == "server" else ""
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
+        f"{connect}base-uri 'none'; form-action 'none'"
     )
     return "\n".join(
         [

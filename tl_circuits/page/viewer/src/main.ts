@@ -8,6 +8,7 @@ import { asPage } from "./state/page.ts";
 import { createStore, type Store } from "./state/store.ts";
 import { readAddress, writeAddress } from "./ui/address.ts";
 import { App } from "./ui/app.tsx";
+import { connect } from "./ui/host.ts";
 import { followSystem } from "./ui/theme.ts";
 import "./style.css";
 
@@ -49,6 +50,7 @@ async function start(root: HTMLElement): Promise<void> {
   }
   await readAddress(store);
   writeAddress(store);
+  connect(store);
   addEventListener("hashchange", () => void readAddress(store!));
   render(h(App, { store }), root);
   performance.mark("tl-circuits-rendered");

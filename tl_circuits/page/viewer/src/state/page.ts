@@ -68,10 +68,13 @@ export interface PageData {
   cards: Record<string, Card>;
   runs: Run[];
   diff: Difference | null;
+  /** Who shows the page and keeps what is done on it, and whether it runs interventions; nobody does for a file. */
+  host: "widget" | "server" | null;
+  acts: boolean;
   work: unknown;
 }
 
 export function asPage(given: unknown): PageData {
   const found = Object(given) as Partial<PageData>;
-  return { version: String(found.version ?? "0"), title: String(found.title ?? ""), cards: found.cards ?? {}, runs: found.runs ?? [], diff: found.diff ?? null, work: found.work ?? {} };
+  return { version: String(found.version ?? "0"), title: String(found.title ?? ""), cards: found.cards ?? {}, runs: found.runs ?? [], diff: found.diff ?? null, host: found.host ?? null, acts: found.acts === true, work: found.work ?? {} };
 }

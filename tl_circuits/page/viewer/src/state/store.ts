@@ -9,7 +9,7 @@ import { score, scoresOf, type Scores } from "../graph/scores.ts";
 import { search } from "../view/search.ts";
 import { shownRows, type Link } from "../view/shown.ts";
 import { begin, redo, step, undo, type History } from "./history.ts";
-import type { PageData } from "./page.ts";
+import type { PageData, Run } from "./page.ts";
 import { asWork, FRESH, type Work } from "./work.ts";
 
 export type Dialog = "help" | "provenance" | "export" | "link" | "filters" | null;
@@ -29,6 +29,8 @@ export interface Store {
   dialog: Signal<Dialog>;
   said: Signal<string>;
   renaming: Signal<string | null>;
+  /** Interventions: those recorded with the page, or what its kernel has run. */
+  runs: Signal<Run[]>;
   work: ReadonlySignal<Work>;
   labels: ReadonlySignal<ReadonlyMap<string, string>>;
   /** Of the whole graph, so that figures do not move with the sliders. */
@@ -105,6 +107,7 @@ export function createStore(graph: Graph, page: PageData): Store {
   return {
     graph, page, history, work, labels, influence, shares, flow, cut, merged, scores, pinnedScores, rows, links, query, selected,
     hovered: signal(null),
+    runs: signal(page.runs),
     marked: signal<ReadonlySet<number>>(new Set()),
     asTable: signal(false),
     pane,

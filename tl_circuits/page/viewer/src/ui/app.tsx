@@ -16,7 +16,7 @@ import { Toolbar } from "./toolbar.tsx";
 /** Tabs of the pane at the side; on small screens all panes are tabs. */
 function tabsOf(store: Store): [Pane, string, string][] {
   const found: [Pane, string, string][] = [["node", "Node", "Node"], ["paths", "Paths", "Paths"]];
-  if (store.page.runs.length) found.push(["runs", "Interventions", "Runs"]);
+  if (store.runs.value.length || store.page.acts) found.push(["runs", "Interventions", "Runs"]);
   if (store.page.diff) found.push(["diff", "Difference", "Diff"]);
   return found;
 }

@@ -1,4 +1,5 @@
 import type { Run } from "../state/page.ts";
+import { AskForm } from "./ask_form.tsx";
 import { useStore } from "./context.ts";
 import { called, percent, plain } from "./words.ts";
 import { visible } from "../graph/graph.ts";
@@ -8,7 +9,8 @@ export function RunsPane() {
   const store = useStore();
   return (
     <section class="runs" aria-label="Interventions">
-      {store.page.runs.map((run, at) => <RunView key={at} run={run} />)}
+      {store.page.acts && <AskForm />}
+      {store.runs.value.map((run, at) => <RunView key={at} run={run} />)}
     </section>
   );
 }
@@ -40,7 +42,7 @@ function RunView({ run }: { run: Run }) {
         {run.moved.map((move) => <Moved key={move.feature} {...move} />)}
       </ol>
       {run.continuation && <p class="where">Goes on: “{visible(run.continuation.before)}” → “{visible(run.continuation.after)}”</p>}
-      <p class="note">Recorded when the page was written; nothing runs here.{store.page.runs.length > 1 ? "" : " Export → Python writes an intervention on what is pinned."}</p>
+      <p class="note">{store.page.acts ? "Run by the kernel." : "Recorded when the page was written; nothing runs here."}</p>
     </article>
   );
 }
