@@ -227,6 +227,20 @@ def test_a_harvest_that_was_broken_off_goes_on_where_it_was(tmp_path: Path, monk
     )
 
 
+def test_processes_harvest_a_shard_each_in_turn_and_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited, found = [], {}
+    for process in range(2):
+        found[process] = counted(monkeypatch)
+        made = ActivationCache.harvested(
+            tmp_path, model(), prompts(), READ, WRITE, place=(process, 2), wait=lambda: waited.append(1)
+        )
+    assert found == {0: [0, 8, 16], 1: [12, 20]}
+    assert len(waited) == 2
+    assert len(made.pairs(torch.arange(24)).prompt) == prompts().n_kept
+
+
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone", "said"])
 def test_a_torn_shard_is_told_and_harvested_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     before = cached(tmp_path).pairs(torch.arange(24))

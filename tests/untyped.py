@@ -463,6 +463,9 @@ def training_doors(folder: Path) -> Iterator[Try]:
         yield refused(f"checkpoint_every={every!r}", f"{every!r}", lambda e=every: call(checkpoint_every=e))
     for place in ("", 5, b"x", "a\0b", object()):
         yield refused(f"train(folder={place!r:.20})", f"{place!r:.20}", lambda p=place: call(folder=p))
+        yield refused(f"train(cache={place!r:.20})", f"{place!r:.20}", lambda p=place: call(cache=p))
+    for loggers in (5, None, "wandb", [5], [[]], ["wanbd"]):
+        yield refused(f"train(loggers={loggers!r})", "loggers", lambda g=loggers: call(loggers=g))
     for wrong in (None, clt, "gpt2"):
         yield refused(f"train({wrong!r:.20})", type(wrong).__name__, lambda w=wrong: tl.train(w, data, short))
     for weights in (torch.ones(3), [1, 2], "x", torch.zeros(4), torch.tensor([1.0, -1, 0, 0])):

@@ -73,6 +73,7 @@ def train_command(
         from tl_circuits.attribution.ranks import as_launched
         from tl_circuits.harvest import Prompts
         from tl_circuits.training import train
+        from tl_circuits.training.folder import writing
         from tl_circuits.training.plan import plan
         from tl_circuits.training.report import training_report
         from tl_circuits.transcoder.files import save_transcoder
@@ -111,7 +112,9 @@ def train_command(
                 if speaks:
                     save_transcoder(found, task.out / "transcoder", overwrite=True)
                     report = training_report(model, found, held_out)
-                    (task.out / "report.json").write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+                    place = task.out / "report.json"
+                    with writing(place):
+                        place.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
     if report is not None and speaks:
         show(report, as_json)
 

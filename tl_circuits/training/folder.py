@@ -54,7 +54,7 @@ class RunFolder:
             self._refuse_other(_read(place), told, None if at is None else at.step)
         self.shards.barrier()
         if self.shards.speaks:
-            with _writing(place):
+            with writing(place):
                 place.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
                 self._cut_log(0 if at is None else at.step)
         return at
@@ -83,7 +83,7 @@ class RunFolder:
         speed = self._tokens / max(1e-9, time.monotonic() - self._began)
         pace = {"tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
         log = self.path / "log.jsonl"
-        with _writing(log), log.open("a", encoding="utf-8") as file:
+        with writing(log), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**done.to_dict(), **pace}) + "\n")
         for logger in self.loggers:
             logger.log(done.step, {**figures_of(done), **pace})
@@ -108,7 +108,8 @@ class RunFolder:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's errors inside the block into a `FileError` that names the file."""
     try:
         yield
     except OSError as error:

@@ -79,7 +79,7 @@ def check_loggers(names: Any, folder: Any) -> tuple[str, ...]:
         raise SettingError(f"loggers={names!r:.60} is no list of names: give some of {', '.join(map(repr, KINDS))}.")
     given = tuple(names)
     for name in given:
-        if name not in KINDS:
+        if not isinstance(name, str) or name not in KINDS:
             raise SettingError(f"loggers has {name!r:.60}, which is none of {', '.join(map(repr, KINDS))}.")
     if given and folder is None:
         raise SettingError(f"loggers={list(given)} write beside a run's own log: name a folder, folder=...")

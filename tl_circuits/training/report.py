@@ -52,8 +52,11 @@ class TrainingReport:
 
 
 def training_report(model: Model, transcoder: CrossLayerTranscoder, data: Any) -> TrainingReport:
-    """The report of a transcoder on prompts, best on such as it was not trained on. `data` is as for `train`."""
-    prompts = Prompts.of(model, data)
+    """The report of a transcoder on prompts, best on such as it was not trained on.
+
+    `data` is as for `train`; of a stream, the first 8,192 tokens.
+    """
+    prompts = Prompts.of(model, data, most_tokens=TOKENS_OF_SHARES)
     rows = [row[:length] for row, length in zip(prompts.tokens, _lengths(prompts), strict=True)]
     return TrainingReport(evaluate(model, transcoder, rows), write_shares_of(model, transcoder, prompts))
 
