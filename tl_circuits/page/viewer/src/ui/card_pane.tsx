@@ -121,7 +121,7 @@ function Operands({ grid }: { grid: OperandGrid }) {
   const said = `Active on ${active.toLocaleString("en")} of ${cells.length.toLocaleString("en")} prompts “${visible(template)}”, at most ${plain(most)}`;
   return (
     <figure class="operands">
-      <h3>On sums</h3>
+      <h3>Operand plot</h3>
       <canvas width={b.length} height={a.length} role="img" aria-label={said} ref={draw} onPointerMove={name} />
       <figcaption class="where">{said}: a from {a[0]} to {a[a.length - 1]} down, b from {b[0]} to {b[b.length - 1]} across.</figcaption>
     </figure>
