@@ -4,8 +4,9 @@
 
 Every preset, and the paper's as a per-layer transcoder, is trained on the demo's training prompts by one short
 schedule, batch size and learning rate. Sparsity is matched: k is set where the activation has one, elsewhere λ is
-steered while it trains, up when more than `--l0` features are on and down when fewer. Then are asked, of questions that
-nobody was trained on:
+steered while it trains, up when more than `--l0` features are on and down when fewer. It ends below what was asked
+for, since λ hardly moves what a falling learning rate does: `--k` then sets the others to the same. Then are asked, of
+questions that nobody was trained on:
 
 - agreement: the share that the full replacement model answers as the model does (two-hop questions, sums).
 - of graphs of two-hop questions: replacement score; path length (mean number of steps over influence that reaches
@@ -20,11 +21,13 @@ Means over seeds; all readings lie beside them. Times are processor seconds of o
 """
 
 import argparse
+import json
 import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,7 +97,7 @@ def recipe(name: str, arguments: argparse.Namespace) -> TrainingSettings:
         "finetune_steps": arguments.finetune_steps,
     }
     told = TrainingSettings.of({**RECIPES[name], **shared})
-    return replace(told, k=arguments.l0) if "topk" in told.activation else told
+    return replace(told, k=arguments.k or arguments.l0) if "topk" in told.activation else told
 
 
 def figures(case: Case, run: Run, n_graphs: int) -> dict[str, float]:
@@ -160,6 +163,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, default=[0, 1], help="of training, one run each")
     parser.add_argument("--presets", default=";".join(RECIPES), help="some of these, with ; between them")
     parser.add_argument("--l0", type=int, default=8, help="features on per token and layer")
+    parser.add_argument("--k", type=int, help="of TopK's, where steering ends at another L0 than it was asked for")
+    parser.add_argument("--onto", type=Path, help="a result of the same schedule, whose readings are added to")
     parser.add_argument("--features", type=int, default=384, help="per layer")
     parser.add_argument("--steps", type=int, default=400, help="of training, the same for all")
     parser.add_argument("--batch-tokens", type=int, default=512, help="a step, the same for all")
@@ -172,6 +177,8 @@ def main() -> None:
     model, plt = tlc.demo(transcoder="plt")
     case = Case(model, world(), plt)
     measured: dict[str, list[dict[str, float]]] = {}
+    if arguments.onto is not None:
+        measured = json.loads(arguments.onto.read_text(encoding="utf-8"))["measured"]
     for seed in arguments.seeds:
         for name in arguments.presets.split(";"):
             began = time.process_time()
@@ -179,17 +186,20 @@ def main() -> None:
             seconds = time.process_time() - began
             found = figures(case, run, arguments.graphs)
             say(f"{name}, seed {seed}: {found}")
-            found |= {"processor seconds": seconds, "λ": run.settings.sparsity}
+            found |= {"processor seconds": seconds, "λ": run.settings.sparsity, "seed": seed}
             measured.setdefault(name, []).append(found)
             _record(arguments, measured).write(arguments.out, "training_presets")
 
 
 def _record(arguments: argparse.Namespace, measured: dict[str, list[dict[str, float]]]) -> Record:
     shown = {
-        name: {key: statistics.mean(row[key] for row in rows) for key in rows[0]} for name, rows in measured.items()
+        name: {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
+        for name, rows in measured.items()
     }
     case = {"model": "demo", "features": arguments.features, "wanted_l0": arguments.l0}
-    return Record(QUESTION, "training_presets", case, settings(arguments), shown, measured, seed=arguments.seeds[0])
+    return Record(
+        QUESTION, "training_presets", case, settings(arguments, "onto"), shown, measured, seed=arguments.seeds[0]
+    )
 
 
 if __name__ == "__main__":
