@@ -18,6 +18,7 @@ import pytest
 import tl_circuits as tlc
 from tests.browser import AXE, CHROMIUM, NO_AXE, NO_BROWSER, VIEWER, Browser, Watched, browser
 from tests.graphs import HOSTILE, hostile_graph, random_graph
+from tl_circuits.features import FeatureCard
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.nodes import Kind
 from tl_circuits.page import Card, load_labels
@@ -593,6 +594,43 @@ def test_recorded_interventions_and_a_difference_are_shown(
         assert switch.evaluate("element => element.scrollWidth") <= 390
         switch.get_by_role("button", name="Runs").click()
         assert tab.locator(".run").is_visible()
+
+
+@needs_browser
+def test_a_map_shows_where_one_is_and_leads_elsewhere(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        corner = """(([x, y]) => { const pen = document.querySelector("canvas.front").getContext("2d");
+        const ratio = Math.min(2, devicePixelRatio); return pen.getImageData(x * ratio, y * ratio, 1, 1).data[3] })"""
+        size = tab.evaluate("(({width, height}) => [width, height])(tlCircuitsPage.exposed.scene())")
+        inside = [size[0] - 14, 14]
+        for _ in range(4):
+            button(tab, "Zoom in").click()
+        tab.wait_for_timeout(400)
+        assert tab.evaluate(corner, inside) > 200
+        before = tab.evaluate("tlCircuitsPage.exposed.scene().view.x")
+        tab.locator("canvas.front").click(position={"x": inside[0], "y": inside[1]})
+        assert tab.evaluate("tlCircuitsPage.exposed.scene().view.x") < before
+        assert tab.evaluate("tlCircuitsPage.store.selected.value") is None
+
+
+@needs_browser
+def test_dense_features_are_hidden_and_pins_stay(chromium: Browser, dallas: AttributionGraph, tmp_path: Path) -> None:
+    dense, rare = FeatureCard(0, 398, density=0.2), FeatureCard(1, 386, density=0.001)
+    path = tlc.save_page(dallas, tmp_path / "a.html", cards={(0, 398): dense, (1, 386): rare})
+    shown = "tlCircuitsPage.store.rows.value.map(row => tlCircuitsPage.store.graph.names[row])"
+    with chromium.tab() as watched:
+        tab = watched.open(path)
+        assert {"L0/398@9", "L1/386@9"} <= set(tab.evaluate(shown))
+        tab.keyboard.press("f")
+        tab.get_by_label("Density").select_option("0.1")
+        assert "L0/398@9" not in tab.evaluate(shown)
+        assert "L1/386@9" in tab.evaluate(shown)
+        assert watched.work()["density"] == 0.1
+        tab.evaluate("tlCircuitsPage.store.change({...tlCircuitsPage.store.work.value, pins: ['L0/398@9']})")
+        assert "L0/398@9" in tab.evaluate(shown)
+        button(tab, "Show everything again").click()
+        assert watched.work()["density"] is None
 
 
 @needs_browser

@@ -1,7 +1,7 @@
 // The page's state: what a person did (undoable), what they look at (not), and everything that follows from the two.
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
-import { featureKey, type Graph } from "../graph/graph.ts";
+import { FEATURE, featureKey, type Graph } from "../graph/graph.ts";
 import { countedSources, edgeInfluence, nodeInfluence, sharesOf, targetShares, type Shares } from "../graph/influence.ts";
 import { withLossesAsErrors, type Merged } from "../graph/losses.ts";
 import { chosen, prune, type Cut } from "../graph/prune.ts";
@@ -85,7 +85,7 @@ export function createStore(graph: Graph, page: PageData): Store {
   const pinnedRows = computed(() => work.value.pins.map((name) => graph.rowOf.get(name)).filter((row) => row !== undefined));
   const pinnedScores = computed(() => (pinnedRows.value.length ? score(graph, chosen(graph, pinnedRows.value), work.value.constants) : null));
   const labels = computed(() => new Map([...graph.labels, ...Object.entries(work.value.labels)]));
-  const rows = computed(() => shownRows(graph, work.value, cut.value));
+  const rows = computed(() => shownRows(graph, work.value, cut.value, (row) => (graph.nodes.kind[row] === FEATURE ? page.cards[featureKey(graph, row)]?.density : null)));
   const said = computed(() => cardTexts(page));
   const links = computed(() => {
     const shown = new Uint8Array(graph.nodes.count);

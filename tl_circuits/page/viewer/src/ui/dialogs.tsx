@@ -46,6 +46,17 @@ function Filters() {
         <label>from <select value={low} onChange={(event) => layers(Number(event.currentTarget.value), high)}>{options.map((layer) => <option key={layer} value={layer}>{layer}</option>)}</select></label>
         <label>to <select value={high} onChange={(event) => layers(low, Number(event.currentTarget.value))}>{options.map((layer) => <option key={layer} value={layer}>{layer}</option>)}</select></label>
       </fieldset>
+      {Object.values(store.page.cards).some((card) => typeof card.density === "number") && (
+        <fieldset>
+          <legend>Density</legend>
+          <label>
+            features that fire on <select aria-label="Density" value={String(work.density ?? "")} onChange={(event) => store.change({ ...work, density: event.currentTarget.value ? Number(event.currentTarget.value) : null })}>
+              <option value="">any share of tokens</option>
+              {[0.3, 0.1, 0.03, 0.01, 0.001].map((share) => <option key={share} value={share}>at most {percent(share)}</option>)}
+            </select>
+          </label>
+        </fieldset>
+      )}
       <fieldset>
         <legend>Edges</legend>
         {(["both", "positive", "negative"] as Sign[]).map((sign) => (
@@ -58,7 +69,7 @@ function Filters() {
         <label><input type="checkbox" checked={work.constants} onChange={() => store.change({ ...work, constants: !work.constants })} /> count constants as inputs</label>
       </fieldset>
       <p class="note">Kinds, layers, tokens and signs only hide. Scores follow pruning alone. Tokens are chosen in the prompt.</p>
-      <Button onClick={() => store.change({ ...work, kinds: FRESH.kinds, layers: null, positions: [], sign: "both" })}>Show everything again</Button>
+      <Button onClick={() => store.change({ ...work, kinds: FRESH.kinds, layers: null, positions: [], density: null, sign: "both" })}>Show everything again</Button>
     </Dialog>
   );
 }

@@ -60,6 +60,48 @@ export function drawFront(pen: Pen, scene: Scene): void {
   drawLabels(pen, scene);
 }
 
+/** Where the whole stands in small, while a part of it is all that is seen; null while it is seen whole. */
+export function mapOf({ layout, view, width, height }: Scene): { x: number; y: number; k: number; width: number; height: number } | null {
+  const whole = view.x >= 0 && view.y >= -4 && view.x + layout.width * view.k <= width + 4 && view.y + layout.height * view.k <= height + 4;
+  if (whole || width < 300 || height < 160) return null;
+  const k = Math.min((width * 0.22) / layout.width, (height * 0.22) / layout.height);
+  const [wide, high] = [layout.width * k, layout.height * k];
+  return { x: width - wide - 10, y: 10, k, width: wide, height: high };
+}
+
+export function drawMap(pen: Pen, scene: Scene): void {
+  const map = mapOf(scene);
+  if (!map) return;
+  const { layout, view, colours } = scene;
+  pen.globalAlpha = 0.94;
+  pen.fillStyle = colours.paper;
+  pen.fillRect(map.x, map.y, map.width, map.height);
+  pen.globalAlpha = 1;
+  pen.fillStyle = colours.soft;
+  for (const row of scene.rows) {
+    if (!Number.isNaN(layout.x[row])) pen.fillRect(map.x + layout.x[row] * map.k - 1, map.y + layout.y[row] * map.k - 1, 2, 2);
+  }
+  const [x0, y0] = [Math.max(0, (AXIS - view.x) / view.k), Math.max(0, -view.y / view.k)];
+  const [x1, y1] = [Math.min(layout.width, (scene.width - view.x) / view.k), Math.min(layout.height, (scene.height - FOOT - view.y) / view.k)];
+  pen.setLineDash([]);
+  pen.lineWidth = 1;
+  pen.strokeStyle = colours.line;
+  frame(pen, map.x, map.y, map.width, map.height);
+  pen.lineWidth = 1.6;
+  pen.strokeStyle = colours.accent;
+  frame(pen, map.x + x0 * map.k, map.y + y0 * map.k, Math.max(2, (x1 - x0) * map.k), Math.max(2, (y1 - y0) * map.k));
+}
+
+function frame(pen: Pen, x: number, y: number, width: number, height: number): void {
+  pen.beginPath();
+  pen.moveTo(x, y);
+  pen.lineTo(x + width, y);
+  pen.lineTo(x + width, y + height);
+  pen.lineTo(x, y + height);
+  pen.lineTo(x, y);
+  pen.stroke();
+}
+
 export function drawBands(pen: Pen, { layout, view, width, height, colours }: Scene): void {
   pen.globalAlpha = 1;
   pen.fillStyle = colours.paper;

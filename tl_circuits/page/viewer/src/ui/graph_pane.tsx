@@ -12,7 +12,7 @@ import { neighbour, type Direction } from "../view/walk.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { toggleMark, togglePin } from "./deeds.ts";
-import { AXIS, FOOT, drawBack, drawBands, drawFront, type Scene } from "./draw.ts";
+import { AXIS, FOOT, drawBack, drawBands, drawFront, drawMap, mapOf, type Scene } from "./draw.ts";
 import { palette } from "./palette.ts";
 import { called, percent, plain, signed, where } from "./words.ts";
 
@@ -60,6 +60,7 @@ export function GraphPane() {
     exposed.zoomBy = (factor) => canvas.call(behaviour.current.scaleBy, factor);
     exposed.fit = () => canvas.call(behaviour.current.transform, fitted(layout.value, size.value));
     exposed.scene = () => scene.value;
+    exposed.centre = (x, y) => canvas.call(behaviour.current.translateTo, x, y);
   }, []);
 
   // What does not fit is shown whole at first, and again whenever the pane is of another size.
@@ -70,7 +71,7 @@ export function GraphPane() {
 
   useEffect(() => painted(ground, () => scene.value, drawBands, (now) => [now.layout, now.view, now.width, now.height, now.colours]), []);
   useEffect(() => painted(back, () => scene.value, drawBack, (now) => [now.layout, now.links, now.view, now.width, now.height, now.colours]), []);
-  useEffect(() => painted(front, () => scene.value, drawFront, (now) => [now]), []);
+  useEffect(() => painted(front, () => scene.value, drawFrontAndMap, (now) => [now]), []);
 
   const rowAt = (event: MouseEvent) => {
     const box = front.current!.getBoundingClientRect();
@@ -100,6 +101,8 @@ export function GraphPane() {
         onPointerCancel={() => clearTimeout(press.current)}
         onContextMenu={(event) => event.preventDefault()}
         onClick={(event) => {
+          const box = front.current!.getBoundingClientRect();
+          if (goTo(scene.value, event.clientX - box.left, event.clientY - box.top)) return;
           const row = rowAt(event);
           if (row !== null && event.shiftKey) toggleMark(store, row);
           else if (row !== null && (event.ctrlKey || event.metaKey)) togglePin(store, row);
@@ -127,11 +130,25 @@ export function GraphPane() {
 }
 
 /** What keys and exports need of the pane that is on the page. */
-export const exposed: { zoomBy: (factor: number) => void; fit: () => void; scene: () => Scene | null } = {
+export const exposed: { zoomBy: (factor: number) => void; fit: () => void; centre: (x: number, y: number) => void; scene: () => Scene | null } = {
+  centre: () => undefined,
   zoomBy: () => undefined,
   fit: () => undefined,
   scene: () => null,
 };
+
+function drawFrontAndMap(pen: CanvasRenderingContext2D, scene: Scene): void {
+  drawFront(pen, scene);
+  drawMap(pen, scene);
+}
+
+/** A click into the map in the corner shows that place. */
+function goTo(scene: Scene, x: number, y: number): boolean {
+  const map = mapOf(scene);
+  if (!map || x < map.x || y < map.y || x > map.x + map.width || y > map.y + map.height) return false;
+  exposed.centre((x - map.x) / map.k, (y - map.y) / map.k);
+  return true;
+}
 
 function fitted(layout: { width: number; height: number }, size: { width: number; height: number }): ZoomTransform {
   const [wide, high] = [size.width - AXIS - 12, size.height - FOOT - 4];
@@ -184,7 +201,7 @@ function painted(canvas: { current: HTMLCanvasElement | null }, now: () => Scene
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, scene.width, scene.height);
       paint(pen, scene);
-      if (paint === drawFront) performance.mark("tl-circuits-painted");
+      if (paint === drawFrontAndMap) performance.mark("tl-circuits-painted");
     });
   });
   return () => {

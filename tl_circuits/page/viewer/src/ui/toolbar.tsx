@@ -41,7 +41,7 @@ function Icon({ d, filled }: { d: string; filled?: boolean }): ComponentChildren
 }
 
 function isFiltered(work: Work): boolean {
-  return work.layers !== null || work.positions.length > 0 || work.sign !== "both" || work.kinds.length !== 4;
+  return work.layers !== null || work.positions.length > 0 || work.density !== null || work.sign !== "both" || work.kinds.length !== 4;
 }
 
 function Slider({ name, title, shows, explains }: { name: "nodes" | "edges"; title: string; shows: string; explains: string }) {

@@ -5,7 +5,7 @@ import { isConstant, type Cut } from "../graph/prune.ts";
 import type { Work } from "../state/work.ts";
 
 /** Rows in the graph's order. Pins are shown whatever the sliders say; constants and errors only where something of them is. */
-export function shownRows(graph: Graph, work: Work, cut: Cut): number[] {
+export function shownRows(graph: Graph, work: Work, cut: Cut, density: (row: number) => number | null | undefined): number[] {
   const pinned = new Set(work.pins);
   const kinds = new Set(work.kinds);
   const positions = new Set(work.positions);
@@ -21,6 +21,7 @@ export function shownRows(graph: Graph, work: Work, cut: Cut): number[] {
     if ((kind === ERROR || isConstant(kind)) && !used[row]) continue;
     if (positions.size && kind !== TARGET && !positions.has(graph.nodes.pos[row])) continue;
     if (work.layers && kind !== TARGET && kind !== TOKEN && !(work.layers[0] <= graph.nodes.layer[row] && graph.nodes.layer[row] <= work.layers[1])) continue;
+    if (work.density !== null && (density(row) ?? 0) > work.density) continue;
     rows.push(row);
   }
   return rows;
