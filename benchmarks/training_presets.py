@@ -13,7 +13,7 @@ questions that nobody was trained on:
   tokens); written across layers: the share of layer 1's and 2's explained output that lower layers' features write.
 - mediated: of the effect that layer-0 features at the last token have on the answer, the share that passes layer 1 at
   that token, in the graph (through its features) and in the model (measured with the shipped per-layer transcoder);
-  over all questions together, weighted by effect. Mediated collapse is how far the two differ.
+  collapse is how far the two differ. Medians over questions: where effects cancel, a share can be anything.
 - swap: how often the other state's answer comes, once the state's features are swapped at double strength, and once as
   many random ones are.
 
@@ -56,6 +56,7 @@ GAIN = 0.05
 SETTLED = 0.3
 """The share of the steps before λ is steered: L0 falls by itself at first."""
 TRIALS = 250
+MEDIANS = ("mediated, graph", "mediated, model", "mediated collapse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +123,14 @@ def sparsity(run: Run, found: CrossLayerTranscoder, tokens: int = 10_000) -> dic
 
 
 def of_graphs(case: Case, found: CrossLayerTranscoder, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Means over graphs, and shares of all effects together."""
+    """Means over graphs, and medians of shares."""
     rows = [_of_graph(case, found, prompt.text) for prompt in prompts]
-    said = {name: statistics.mean(row[name] for row in rows) for name in rows[0] if not name.startswith("effect")}
-    for where in ("graph", "model"):
-        whole = sum(row[f"effect, {where}"] for row in rows)
-        said[f"mediated, {where}"] = sum(row[f"effect mediated, {where}"] for row in rows) / whole
-    return said | {"mediated collapse": abs(said["mediated, graph"] - said["mediated, model"])}
+    names = sorted({name for row in rows for name in row})
+    of_all = {name: [row[name] for row in rows if name in row] for name in names}
+    return {
+        name: statistics.median(values) if name in MEDIANS else statistics.mean(values)
+        for name, values in of_all.items()
+    }
 
 
 def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> dict[str, float]:
@@ -148,12 +150,8 @@ def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> dict[str, f
     )
     if first and step:
         passed = tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)
-        for where, share, effect in (
-            ("graph", passed.graph, passed.graph_effect), ("model", passed.model, passed.model_effect)
-        ):  # fmt: skip
-            said |= {f"effect, {where}": effect, f"effect mediated, {where}": share * effect if effect else 0.0}
-    else:
-        said |= dict.fromkeys((f"effect{of}, {where}" for of in ("", " mediated") for where in ("graph", "model")), 0.0)
+        shares = (passed.graph, passed.model, passed.collapse)
+        said |= {name: share for name, share in zip(MEDIANS, shares, strict=True) if share == share}
     return said
 
 
@@ -193,7 +191,7 @@ def main() -> None:
 
 def _record(arguments: argparse.Namespace, measured: dict[str, list[dict[str, float]]]) -> Record:
     shown = {
-        name: {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
+        name: {key: statistics.mean(row[key] for row in rows if key in row) for key in rows[-1] if key != "seed"}
         for name, rows in measured.items()
     }
     case = {"model": "demo", "features": arguments.features, "wanted_l0": arguments.l0}

@@ -79,7 +79,7 @@ def presets(results: Sequence[dict[str, Any]]) -> str:
     seeds = sorted({len(rows) for rows in result["measured"].values()})
     rows = [
         f"| {name if ',' in name else f'`{name}`'} | "
-        + " | ".join(f"{found[key]:{form}}" for key, (_, form) in PRESET_COLUMNS.items())
+        + " | ".join(f"{found[key]:{form}}" if key in found else "" for key, (_, form) in PRESET_COLUMNS.items())
         + " |"
         for name, found in result["figures"].items()
     ]
