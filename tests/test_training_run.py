@@ -399,7 +399,7 @@ print(killed)
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     # TL_CIRCUITS_KILLS=20 kills more often than there is time for every time.
-    kills = os.environ.get("TL_CIRCUITS_KILLS", "4")
+    kills = os.environ.get("TL_CIRCUITS_KILLS", "3")
     command = [sys.executable, "-W", "ignore", "-c", SHOT, str(tmp_path), kills]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=900, check=False
