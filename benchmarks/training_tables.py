@@ -84,10 +84,11 @@ def presets(results: Sequence[dict[str, Any]]) -> str:
         for name, found in result["figures"].items()
     ]
     conditions = (
-        f"Means over {' or '.join(map(str, seeds))} seeds, {told['features']} features a layer, {told['steps']} steps "
+        f"Means over {' or '.join(map(str, seeds))} seed{'s' if max(seeds) > 1 else ''}, {told['features']} features a layer, {told['steps']} steps "
         f"of {told['batch_tokens']:,} tokens and {told['finetune_steps']} of fine-tuning, a fraction of the shipped "
         "transcoder's, the same learning rate for all: compare rows, not with figures from elsewhere. λ is steered "
-        f"while it trains until {told['l0']} features are active per token and layer, and `k` is set to it. One thread "
+        f"towards {told['l0']} features active per token and layer, and `k` is {told['k'] or told['l0']}. What is empty "
+        "was not measured. One thread "
         f"of {machine['cpu']}, {result['when'][:10]}."
     )
     head = f"| recipe | {' | '.join(title for title, _ in PRESET_COLUMNS.values())} |"

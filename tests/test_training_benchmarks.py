@@ -68,7 +68,7 @@ def test_tables_have_a_row_for_each_recipe_lowest_to_highest_seed() -> None:
     found = dict.fromkeys(training_tables.PRESET_COLUMNS, 0.5)
     presets = {
         "script": "training_presets", "figures": {"paper": found, "paper, per layer": found}, "machine": {"cpu": "one"},
-        "settings": {"features": 1, "steps": 2, "batch_tokens": 5, "finetune_steps": 3, "l0": 4},
+        "settings": {"features": 1, "steps": 2, "batch_tokens": 5, "finetune_steps": 3, "l0": 4, "k": None},
         "measured": {"paper": [found, found], "paper, per layer": [found]}, "when": "2026-01-02T03",
     }  # fmt: skip
     lines = training_tables.presets([chains, presets]).splitlines()
