@@ -1,4 +1,4 @@
-"""Cards of the demo's features: what they fire on over its world, sums plotted by their operands."""
+"""Cards of the demo's features: what they fire on over its world."""
 
 from tl_circuits.features import FeatureCards, Operands, feature_cards
 from tl_circuits.features.chosen import Chosen
@@ -15,6 +15,8 @@ def world_texts(facts: World) -> list[str]:
     return [prompt.text + prompt.answer for prompt in told(facts)]
 
 
-def demo_cards(model: Model, transcoder: CrossLayerTranscoder, features: Chosen = None) -> FeatureCards:
-    """The cards of these features over the demo's world (default: all of them)."""
-    return feature_cards(model, transcoder, world_texts(world()), features=features, operands=OPERANDS)
+def demo_cards(
+    model: Model, transcoder: CrossLayerTranscoder, features: Chosen = None, *, operands: Operands | None = None
+) -> FeatureCards:
+    """The cards of these features over the demo's world (default: all of them); `OPERANDS` plots them on its sums."""
+    return feature_cards(model, transcoder, world_texts(world()), features=features, operands=operands)
