@@ -84,12 +84,12 @@ def presets(results: Sequence[dict[str, Any]]) -> str:
         for name, found in result["figures"].items()
     ]
     conditions = (
-        f"Means over {' or '.join(map(str, seeds))} seed{'s' if max(seeds) > 1 else ''}, {told['features']} features a layer, {told['steps']} steps "
-        f"of {told['batch_tokens']:,} tokens and {told['finetune_steps']} of fine-tuning, a fraction of the shipped "
-        "transcoder's, the same learning rate for all: compare rows, not with figures from elsewhere. λ is steered "
-        f"towards {told['l0']} features active per token and layer, and `k` is {told['k'] or told['l0']}. What is empty "
-        "was not measured. One thread "
-        f"of {machine['cpu']}, {result['when'][:10]}."
+        f"Means over {' or '.join(map(str, seeds))} seed{'s' if max(seeds) > 1 else ''}, {told['features']} features a "
+        f"layer, {told['steps']} steps of {told['batch_tokens']:,} tokens and {told['finetune_steps']} of fine-tuning, "
+        "a fraction of the shipped transcoder's, the same learning rate for all: compare rows, not with figures from "
+        f"elsewhere. λ is steered towards {told['l0']} features active per token and layer, and `k` is "
+        f"{told['k'] or told['l0']}. What is empty was not measured. One thread of {machine['cpu']}, "
+        f"{result['when'][:10]}."
     )
     head = f"| recipe | {' | '.join(title for title, _ in PRESET_COLUMNS.values())} |"
     return _rows(head, rows) + "\n" + textwrap.fill(conditions, 118, break_long_words=False) + "\n"
