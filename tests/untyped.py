@@ -542,7 +542,46 @@ def page_doors(folder: Path) -> Iterator[Try]:
         yield refused(f"Card({name}={value!r})", name, lambda n=name, v=value: card(**{n: v}))
 
 
+def card_doors(folder: Path) -> Iterator[Try]:
+    model, clt = tiny()
+
+    def call(data: Any = ([1, 2, 3],), **settings: Any) -> Any:
+        return tl.feature_cards(model, clt, data, **settings)
+
+    yield works("feature_cards", call)
+    for name in ("top", "intervals", "sample", "before", "after", "tokens", "contexts", "seed"):
+        for value in ("a", None, 1.5, True, -1):
+            given = f"{name}={value!r}"
+            yield refused(f"feature_cards({given})", given, lambda name=name, value=value: call(**{name: value}))
+    for value in ("a", 0, True, float("nan")):
+        given = f"memory_budget={value!r}"
+        yield refused(f"feature_cards({given})", given, lambda value=value: call(memory_budget=value))
+    for features in (3, "L0/1", [3], [("a", 1)], [(0, 1.5)], []):
+        yield refused(f"feature_cards(features={features!r})", "names no feature" if features == [] else
+                      f"{features[0] if isinstance(features, list) else features!r}",
+                      lambda features=features: call(features=features))  # fmt: skip
+    for operands in (3, [1], True):
+        given = f"operands={operands!r}"
+        yield refused(f"feature_cards({given})", given, lambda operands=operands: call(operands=operands))
+    for data in (None, 3, "a", b"a", {}, [None], [[1.5]], torch.zeros(3)):
+        yield refused(f"feature_cards({data!r:.20})", "", lambda data=data: call(data))
+    for source in (None, 3, "", b"a", "a\0b", folder / "none"):
+        yield refused(f"load_cards({source!r:.20})", "", lambda source=source: tl.load_cards(source))
+    cards = call()
+    for labels in (5, "x", {1: "a"}, {(0, 1): 5}):
+        yield refused(f"with_labels({labels!r})", "", lambda labels=labels: cards.with_labels(labels))
+    for feature in (None, 5, "x", (1,), (0, "a")):
+        yield refused(f"card({feature!r})", f"{feature!r}", lambda feature=feature: cards.card(feature))
+    labelled = cards.with_labels({key: "x" for key in cards})
+    for examples in (0, "a", 1.5):
+        given = f"examples={examples!r}"
+        yield refused(f"score_labels({given})", given, lambda e=examples: tl.score_labels(labelled, list, examples=e))
+    yield refused("save(5)", "5", lambda: cards.save(5))
+    yield refused("save_page(cards=5)", "cards=5", lambda: tl.save_page(random_graph(3), folder / "x.html", cards=5))
+
+
 DOORS = {
+    "cards": card_doors,
     "page": page_doors,
     "training": training_doors,
     "faithfulness": faithfulness_doors,
