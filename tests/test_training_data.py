@@ -231,14 +231,19 @@ def test_processes_harvest_a_shard_each_in_turn_and_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited, found = [], {}
-    for process in range(2):
-        found[process] = counted(monkeypatch)
-        made = ActivationCache.harvested(
-            tmp_path, model(), prompts(), READ, WRITE, place=(process, 2), wait=lambda: waited.append(1)
+
+    def process(number: int) -> ActivationCache:
+        found[number] = counted(monkeypatch)
+        place = (number, 2)
+        return ActivationCache.harvested(
+            tmp_path, model(), prompts(), READ, WRITE, place=place, wait=lambda: waited.append(place)
         )
+
+    process(0)
+    whole = process(1)
     assert found == {0: [0, 8, 16], 1: [12, 20]}
-    assert len(waited) == 2
-    assert len(made.pairs(torch.arange(24)).prompt) == prompts().n_kept
+    assert waited == [(0, 2), (1, 2)]
+    assert len(whole.pairs(torch.arange(24)).prompt) == prompts().n_kept
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone", "said"])
