@@ -39,6 +39,7 @@ from tl_circuits.terminal import Shown, check_place, make_folder, one_line, say,
 from tl_circuits.train_command import train_command
 
 if TYPE_CHECKING:
+    from tl_circuits.graph import AttributionGraph
     from tl_circuits.graph.report import Output
     from tl_circuits.replacement import LocalReplacementModel
 
@@ -155,9 +156,8 @@ def trace_command(
             model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
         )
         local = localize(borrowed, found, prompt)
-        memory = in_bytes(memory_budget)
         if plan_only:
-            report: Shown = plan(local, memory_budget=memory)
+            report: Shown = plan(local, memory_budget=in_bytes(memory_budget))
         else:
             graph = attribute(
                 local,
@@ -165,17 +165,21 @@ def trace_command(
                 coverage=coverage,
                 max_features=max_features,
                 time_budget=time_budget,
-                memory_budget=memory,
+                memory_budget=in_bytes(memory_budget),
                 max_targets=max_targets,
             )
             graph = labelled(graph, borrowed, found) if model == DEMO else graph
             graph = graph if prune is None else graph.prune(prune, prune_edges)
-            files = {} if out is None else {"graph": graph.save(out)}
-            if json_out is not None:
-                graph.to_json(json_out)
-                files["json"] = json_out
-            report = Report(graph, _top_outputs(local), files)
+            report = Report(graph, _top_outputs(local), _written(graph, out, json_out))
     show(report, as_json)
+
+
+def _written(graph: "AttributionGraph", out: Path | None, json_out: Path | None) -> dict[str, Path]:
+    files = {} if out is None else {"graph": graph.save(out)}
+    if json_out is not None:
+        graph.to_json(json_out)
+        files["json"] = json_out
+    return files
 
 
 @app.command("trace-many")
