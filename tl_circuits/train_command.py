@@ -73,7 +73,6 @@ def train_command(
         from tl_circuits.attribution.ranks import as_launched
         from tl_circuits.harvest import Prompts
         from tl_circuits.training import train
-        from tl_circuits.training.folder import writing
         from tl_circuits.training.plan import plan
         from tl_circuits.training.report import training_report
         from tl_circuits.transcoder.files import save_transcoder
@@ -112,11 +111,16 @@ def train_command(
                 if speaks:
                     save_transcoder(found, task.out / "transcoder", overwrite=True)
                     report = training_report(model, found, held_out)
-                    place = task.out / "report.json"
-                    with writing(place):
-                        place.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+                    _keep(report, task.out / "report.json")
     if report is not None and speaks:
         show(report, as_json)
+
+
+def _keep(report: Shown, place: Path) -> None:
+    from tl_circuits.training.folder import writing
+
+    with writing(place):
+        place.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
 def read_task(file: Path) -> Task:

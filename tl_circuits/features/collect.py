@@ -97,9 +97,7 @@ def feature_cards(
     check_fit(model, transcoder)
     refuse_replaced(model)
     asked = chosen(features, transcoder)
-    grid = Operands(operands) if isinstance(operands, str) else operands
-    if not isinstance(grid, Operands | None):
-        raise SettingError(f"operands={operands!r:.80}: give a template such as '{{a}}+{{b}}=', or tlc.Operands(...).")
+    grid = _grid(operands)
     settings = _settings(top, intervals, sample, before, after, tokens, contexts, seed)
     blocks = list(_blocks(asked, settings, _budget(memory_budget), data))
     warn_of_doubts(model, transcoder)
@@ -110,19 +108,18 @@ def feature_cards(
         at_inference(transcoder),
         stage("feature cards", length(data) * len(blocks), show=progress) as bar,
     ):
-        for block in blocks:
-            stream = _Pass(model, transcoder, block, settings)
-            for part in passes(model, data, context, stream.tokens_per_pass):
-                stream.run(part.tokens, part.kept, part.first)
-                bar.update(len(part.tokens))
+        for stream in (_Pass(model, transcoder, block, settings) for block in blocks):
+            stream.read(data, context, bar)
             parts.append(finished(model, transcoder, stream.tallies, stream.contexts, asks))
-    made_by = {
-        "model": str(model.cfg.model_name),
-        "transcoder": transcoder.source or "",
-        "n_tokens": parts[0].contexts.n_tokens,
-        **settings.to_dict(),
-    }
-    return FeatureCards.joined(parts, made_by)
+    made_by = {"model": str(model.cfg.model_name), "transcoder": transcoder.source or ""}
+    return FeatureCards.joined(parts, made_by | {"n_tokens": parts[0].contexts.n_tokens} | settings.to_dict())
+
+
+def _grid(operands: Operands | str | None) -> Operands | None:
+    grid = Operands(operands) if isinstance(operands, str) else operands
+    if not isinstance(grid, Operands | None):
+        raise SettingError(f"operands={operands!r:.80}: give a template such as '{{a}}+{{b}}=', or tlc.Operands(...).")
+    return grid
 
 
 class _Pass:
@@ -144,7 +141,13 @@ class _Pass:
         widest = 1 if alone(transcoder) else max(transcoder.n_features)
         self.tokens_per_pass = max(1, min(TOKENS_PER_PASS, CELLS // widest))
 
-    def run(self, tokens: Int64[Tensor, "prompt pos"], kept: Bool[Tensor, "prompt pos"], first: int) -> None:
+    def read(self, data: Data, context: int | None, bar: Any) -> None:
+        """The whole stream."""
+        for part in passes(self._model, data, context, self.tokens_per_pass):
+            self._run(part.tokens, part.kept, part.first)
+            bar.update(len(part.tokens))
+
+    def _run(self, tokens: Int64[Tensor, "prompt pos"], kept: Bool[Tensor, "prompt pos"], first: int) -> None:
         """The model over some prompts, no further than the last layer that is asked of."""
         tokens, kept = tokens.to(self._device), kept.to(self._device)
         place = self.contexts.n_tokens + kept.flatten().cumsum(0).view_as(tokens) - 1

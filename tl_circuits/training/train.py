@@ -68,27 +68,18 @@ def train(
     prompts, and where the loss diverges; `FileError` where a folder holds another run or another model's activations,
     or the disk is full.
     """
-    if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
-        raise FitError(
-            f"A {type(model).__name__} is no model to train on: give a HookedTransformer or a TransformerBridge first."
-        )
-    if not isinstance(settings, TrainingSettings):
-        raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
+    _check(model, settings, cache)
     every = number("train", "checkpoint_every", checkpoint_every)
     place = Shards.of_world(shards)
     _refuse_together(settings, place)
-    if cache is None and settings.cache_dtype != "float32":
-        raise SettingError(
-            f"cache_dtype={settings.cache_dtype!r} is for activations on disk: name a folder for them, cache=..."
-        )
-    most = settings.steps * settings.batch_tokens
-    prompts = _data(Prompts.of(model, data, settings.context, most), weights, scored)
+    read = Prompts.of(model, data, settings.context, settings.steps * settings.batch_tokens)
+    prompts = _data(read, weights, scored)
     names = check_loggers(loggers, folder)
     where = [None if path is None else file_name(path) for path in (folder, cache)]
-    planned = plan(settings, model, prompts.prompts.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
-    planned.refuse_what_does_not_fit()
+    taken = plan(settings, model, read.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
+    taken.refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
-    said = {"prompts": list(prompts.prompts.tokens.shape), "fingerprint": prompts.prompts.fingerprint()}
+    said = {"prompts": list(read.tokens.shape), "fingerprint": read.fingerprint()}
     at = None if held is None else held.claim(settings, said)
     with ExitStack() as ending:
         if held is not None:
@@ -98,8 +89,20 @@ def train(
         origin = ending.enter_context(closing(source(model, prompts, settings, kept)))
         begun = (model, prompts, origin, settings, place)
         run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
-        _advance(run, held, every)
-        return run.transcoder()
+        return _advanced(run, held, every)
+
+
+def _check(model: Model, settings: TrainingSettings, cache: str | Path | None) -> None:
+    if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
+        raise FitError(
+            f"A {type(model).__name__} is no model to train on: give a HookedTransformer or a TransformerBridge first."
+        )
+    if not isinstance(settings, TrainingSettings):
+        raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
+    if cache is None and settings.cache_dtype != "float32":
+        raise SettingError(
+            f"cache_dtype={settings.cache_dtype!r} is for activations on disk: name a folder for them, cache=..."
+        )
 
 
 def _cached(
@@ -111,7 +114,7 @@ def _cached(
     )  # fmt: skip
 
 
-def _advance(run: Run, folder: RunFolder | None, every: int) -> None:
+def _advanced(run: Run, folder: RunFolder | None, every: int) -> CrossLayerTranscoder:
     settings = run.settings
     name = "transcoder" if settings.cross_layer else "per-layer transcoder"
     with terminated() as asked_to_stop, stage(name, settings.all_steps) as bar:
@@ -131,6 +134,7 @@ def _advance(run: Run, folder: RunFolder | None, every: int) -> None:
                 folder.save(run)
             if stop:
                 break
+    return run.transcoder()
 
 
 def _in_short(done: Step) -> str:
