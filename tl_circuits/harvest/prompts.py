@@ -53,7 +53,8 @@ class Prompts:
         (`datasets.IterableDataset`, or what else can be iterated over), which is read from its beginning until it has
         given `most_tokens` tokens. Datasets are read by their column "tokens", "input_ids" or "text". Texts are cut
         into prompts of at most `context` tokens (default: the model's context), each beginning with the tokenizer's
-        beginning-of-sequence token. Sequences shorter than two tokens count nowhere, with a warning.
+        beginning-of-sequence token. Sequences shorter than two tokens count nowhere, with a warning; another
+        says how many tokens the tokenizer reads as unknown.
 
         Raises `PromptError` for data that is empty, of another kind, too short, or of another tokenizer.
         """
@@ -62,7 +63,8 @@ class Prompts:
             tokens = _matrix(data)
             there = ~_padding(tokens, model.tokenizer)
         else:
-            cut_up = (row for item in _items(model, data) for row in _rows(model, item, cut))
+            items = enumerate(_items(model, data))
+            cut_up = (row for number, item in items for row in _rows(model, item, number, cut))
             rows = list(cut_up if hasattr(data, "__len__") else _until(cut_up, most_tokens))
             if not rows:
                 raise PromptError(f"The data ({type(data).__name__} {data!r:.60}) holds no prompt: give at least one.")
@@ -71,13 +73,14 @@ class Prompts:
         _refuse_other_vocabulary(tokens, model)
         if tokens.shape[1] > model.cfg.n_ctx:
             raise PromptError(
-                f"Prompts have {tokens.shape[1]} tokens, but the model's context holds {model.cfg.n_ctx}: cut them, or "
-                "give texts, which are cut here."
+                f"Prompts have {tokens.shape[1]} tokens, but the model's context holds {model.cfg.n_ctx}: cut them, "
+                f"tokens[:, :{model.cfg.n_ctx}], or give texts, which are cut here."
             )
         if not bool(kept.any()):
             raise PromptError(
                 f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence."
             )
+        _warn_of_unknown_words(tokens[kept], model.tokenizer)
         return cls(tokens, kept)
 
     @property
@@ -109,6 +112,20 @@ def _long_enough(there: Tensor) -> Tensor:
     return enough
 
 
+def _warn_of_unknown_words(kept: Int64[Tensor, " token"], tokenizer: Any) -> None:
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    # GPT-2's tokenizer gives the unknown the id of its end of text.
+    if unknown is None or unknown in (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")):
+        return
+    n = int((kept == unknown).sum())
+    if n:
+        warn_once(
+            f"{n} of {len(kept)} tokens ({n / len(kept):.1%}) of the data are unknown to the model's tokenizer: what "
+            "is trained on them is no word's. Mind case and spaces, or give texts of the model's own vocabulary.",
+            stacklevel=4,
+        )
+
+
 def _matrix(data: Tensor) -> Int64[Tensor, "prompt pos"]:
     if data.ndim != 2 or data.is_floating_point() or data.dtype == torch.bool or not data.numel():
         raise PromptError(
@@ -119,12 +136,23 @@ def _matrix(data: Tensor) -> Int64[Tensor, "prompt pos"]:
 
 
 def _items(model: Model, data: Any) -> Iterable[Any]:
+    if isinstance(data, Mapping) and data and all(hasattr(part, "column_names") for part in data.values()):
+        raise PromptError(
+            f"The data has the splits {', '.join(map(repr, data))}: give one, data[{next(iter(data))!r}]."
+        )
+    columns = getattr(data, "column_names", None)
+    # Iterating over a table of pandas gives the names of its columns.
+    table = getattr(data, "columns", None)
+    if columns is None and table is not None:
+        raise PromptError(
+            f"A {type(data).__name__} with columns {', '.join(f'{name!r:.40}' for name in table)} is "
+            "no training data: give datasets.Dataset.from_pandas(data), or one column of texts as a list."
+        )
     if isinstance(data, str | bytes | Mapping) or not hasattr(data, "__iter__"):
         raise PromptError(
             f"{type(data).__name__} {data!r:.60} is no training data: give a list of texts, token ids of shape "
             "(prompt, position), or a dataset of the package datasets, streamed or not."
         )
-    columns = getattr(data, "column_names", None)
     if columns is not None and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         name = _column(columns)
         _refuse_other_tokenizer(model, [data[row] for row in range(min(COMPARED, len(data)))])
@@ -161,7 +189,7 @@ def _until(rows: Iterator[list[int]], most_tokens: int | None) -> Iterator[list[
             return
 
 
-def _rows(model: Model, item: Any, context: int) -> Iterator[list[int]]:
+def _rows(model: Model, item: Any, number: int, context: int) -> Iterator[list[int]]:
     tokenizer = model.tokenizer
     head: list[int] = []
     if isinstance(item, str):
@@ -173,7 +201,9 @@ def _rows(model: Model, item: Any, context: int) -> Iterator[list[int]]:
     else:
         ids = item.tolist() if hasattr(item, "tolist") else item
         if not isinstance(ids, list | tuple) or any(whole(token) is None for token in ids):
-            raise PromptError(f"{item!r:.60} is no prompt to train on: give texts, or lists of token ids.")
+            raise PromptError(
+                f"Row {number}, {item!r:.60}, is no prompt to train on: give texts, or lists of token ids."
+            )
     each = max(1, context - len(head))
     for first in range(0, max(1, len(ids)), each):
         row = head + [int(token) for token in ids[first : first + each]]

@@ -49,7 +49,7 @@ class TrainingPlan:
 
     `sparse_seconds` are of steps at `l0` features on per token and layer, `dense_seconds` of their matrix products
     alone: a run that starts dense and becomes sparse takes something between. `harvest_seconds` are of running the
-    model over the data. Fine-tuning is not counted.
+    model over the data. `finetune_steps` come after `steps`; none of these seconds are of them.
     """
 
     parameters: int
@@ -64,6 +64,7 @@ class TrainingPlan:
     harvest_seconds: float
     sparse_seconds: float
     dense_seconds: float
+    finetune_steps: int
 
     def refuse_what_does_not_fit(self) -> None:
         """Raises `SettingError` where the run needs more than there is, of memory with a width that would fit."""
@@ -100,6 +101,10 @@ class TrainingPlan:
             lines.append(
                 f"{self.harvest_seconds:.0f} s to harvest, {self.sparse_seconds:.0f} s of sparse steps at an L0 of "
                 f"{self.l0}, or {self.dense_seconds:.0f} s and more of dense ones"
+            )
+        if self.finetune_steps:
+            lines.append(
+                f"{self.finetune_steps} steps of fine-tuning come after these, which take time that is not told"
             )
         return "\n".join(lines)
 
@@ -162,6 +167,7 @@ def plan(
         harvested * pace.token,
         settings.steps * (n_layers * pace.layer + pairs * pace.pair),
         settings.steps * products / pace.products,
+        settings.finetune_steps,
     )
 
 

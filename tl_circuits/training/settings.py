@@ -55,7 +55,8 @@ class TrainingSettings:
     - A feature silent for `dead_after` steps counts as dead and is pulled back by `revival`.
     - `initial_l0`: how many features per layer are on at first, by biases set from data; None: biases start at 0.
     - `lr` warms up over 50 steps, stays, and falls to nothing over the last fifth.
-    - The last `finetune_steps`, on `finetune_prompts` whole prompts each, minimise the replacement model's KL as well.
+    - `finetune_steps` more steps after `steps`, on `finetune_prompts` whole prompts each, minimise the replacement
+      model's KL as well.
     - `context`: the most tokens of a prompt cut from texts. What is harvested is held in memory, up to
       `buffer_tokens` tokens of it (None: as many as take 1 GB); more data comes in blocks of so many.
     - `backend`: "dense", "sparse", or "auto", which chooses by the measured density; results agree up to rounding.
@@ -198,6 +199,10 @@ class TrainingSettings:
                 continue
             if (whole(value) or 0) < 1:
                 raise SettingError(f"{name}={value!r:.80} must be at least 1, as a whole number.")
+        if self.context == 1:
+            raise SettingError(
+                "context=1 leaves prompts of one token, which attends to nothing but itself: give 2 or more."
+            )
         for name in ("finetune_steps", "dead_after", "seed"):
             found = whole(getattr(self, name))
             if found is None or found < 0 or found >= 2**31:
