@@ -1,6 +1,7 @@
 """`tl-circuits train`: what it writes, what it prints, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 
 import tl_circuits as tlc
 from tests.test_command_line import run
+from tl_circuits.attribution.prompts import read_prompts
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.train_command import read_task
 
 TASK = """
+model = "demo"
 data = "prompts.txt"
 held_out = "unseen.txt"
 out = "run"
@@ -42,7 +45,13 @@ def test_it_trains_saves_and_reports(task: Path) -> None:
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout)
     place = task.parent / "run"
+    files = found.pop("files")
+    assert files == {
+        "transcoder": str(place / "transcoder"), "report": str(place / "report.json"), "log": str(place / "log.jsonl"),
+    }  # fmt: skip
+    assert all(Path(path).exists() for path in files.values())
     assert found == json.loads((place / "report.json").read_text())
+    assert found["trained_on"] is False
     assert found["fidelity"]["overall"]["n_prompts"] == 1
     assert [len(row) for row in found["write_shares"]] == [3, 3, 3]
     transcoder = tlc.load_transcoder(place / "transcoder")
@@ -51,6 +60,13 @@ def test_it_trains_saves_and_reports(task: Path) -> None:
     again = run("train", str(task))
     assert again.exit_code == 0
     assert "Write shares" in again.stdout
+    assert "Files" in again.stdout
+    assert "transcoder" in again.stdout
+    assert "Of the training data" not in again.stdout
+    task.write_text(TASK.replace('held_out = "unseen.txt"', ""))
+    seen = run("train", str(task))
+    assert "Of the training data, not of prompts held out" in seen.stdout
+    assert json.loads((place / "report.json").read_text())["trained_on"] is True
 
 
 @pytest.mark.slow
@@ -60,7 +76,8 @@ def test_a_plan_says_what_it_will_take_and_trains_nothing(task: Path) -> None:
     assert found["tokens"] == 8 * 32
     assert min(found[name] for name in ("harvest_seconds", "sparse_seconds", "dense_seconds")) > 0
     assert [disk["what"] for disk in found["disks"]] == ["Checkpoints"]
-    assert "million parameters" in run("train", str(task), "--plan").stdout
+    assert found["fits"] is True
+    assert "parameters in each process" in run("train", str(task), "--plan").stdout
     assert not (task.parent / "run").exists()
 
 
@@ -69,6 +86,9 @@ def test_a_plan_says_what_it_will_take_and_trains_nothing(task: Path) -> None:
     [
         (("data =", "dta ="), SettingError, "'dta' is no key of it: did you mean 'data'"),
         (('out = "run"', ""), SettingError, "does not say out"),
+        (('model = "demo"', ""), SettingError, "does not say model"),
+        (('out = "run"', 'out = "run"\nfeatures = 9'), SettingError, r"features belongs under \[settings\]"),
+        (("features = 16", 'features = 16\ncache = "kept"'), SettingError, r"cache belongs above \[settings\]"),
         (("features = 16", "feature = 16"), SettingError, "'feature' is no training setting: did you mean 'features'"),
         (("checkpoint_every = 4", 'checkpoint_every = "x"'), SettingError, "checkpoint_every='x' is of the wrong kind"),
         (('preset = "per-write"', 'dtype = "int8"'), SettingError, "dtype='int8' is none of float32"),
@@ -105,3 +125,36 @@ def test_a_file_that_is_not_there_is_refused_at_the_command_line() -> None:
     result = run("train", "no-such.toml")
     assert result.exit_code == 1
     assert "no-such.toml" in result.stderr
+
+
+def test_a_plan_of_what_does_not_fit_says_what_would_and_measures_nothing(
+    task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tl_circuits.training.plan.pace_of", lambda *_: pytest.fail("measured"))
+    task.write_text(TASK.replace("features = 16", "features = 100_000_000_000"))
+    result = run("train", str(task), "--plan")
+    assert result.exit_code == 1
+    would = re.search(r"does not fit in memory; features=(\d+) would", result.stdout)
+    assert would is not None
+    assert 1000 < int(would[1]) < 100_000_000_000
+
+
+def test_a_plan_refuses_what_training_refuses(task: Path) -> None:
+    task.write_text(TASK + 'cache_dtype = "int8"')
+    result = run("train", str(task), "--plan")
+    assert result.exit_code == 1
+    assert "cache_dtype='int8' is for activations on disk" in result.stderr
+
+
+def test_a_corpus_may_have_empty_lines_and_texts_by_that_name(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("one\n\n  \ntwo\n\n")
+    (tmp_path / "corpus.jsonl").write_text('{"text": "one"}\n\n{"prompt": "two", "text": "no"}\n"three"\n')
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert read_prompts(tmp_path / "corpus.txt", corpus=True) == ["one", "two"]
+    assert read_prompts(tmp_path / "corpus.jsonl", corpus=True) == ["one", "two", "three"]
+    with pytest.raises(FileError, match="holds no prompts"):
+        read_prompts(tmp_path / "empty.txt", corpus=True)
+    with pytest.raises(FileError, match=r"Line 2 of .* is empty"):
+        read_prompts(tmp_path / "corpus.txt")
+    with pytest.raises(FileError, match=r"Line 1 of .* is no prompt"):
+        read_prompts(tmp_path / "corpus.jsonl")

@@ -1,17 +1,20 @@
 """What a newcomer gives to training by mistake, and what is said of it."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import tl_circuits as tlc
 from models import bridge
 from tests.test_training_run import SHORT, Words, model
-from tl_circuits.errors import _SAID, PromptError, SettingError, TLCircuitsWarning
+from tl_circuits.errors import _SAID, FitError, PromptError, SettingError, TLCircuitsWarning
 from tl_circuits.harvest import Prompts
 from tl_circuits.training import train
-from tl_circuits.training.plan import plan
+from tl_circuits.training.plan import in_units, plan
 
 
 @pytest.fixture
@@ -72,5 +75,70 @@ def test_a_context_of_one_token_is_refused() -> None:
 
 
 def test_a_plan_says_that_fine_tuning_comes_after_it() -> None:
-    assert "fine-tuning" not in plan(SHORT, model(), 100).__rich__()
-    assert "7 steps of fine-tuning come after" in plan(replace(SHORT, finetune_steps=7), model(), 100).__rich__()
+    assert "fine-tuning" not in plan(model(), SHORT, 100).__rich__()
+    assert "7 steps of fine-tuning come after" in plan(model(), replace(SHORT, finetune_steps=7), 100).__rich__()
+
+
+def test_a_plan_of_what_does_not_fit_names_a_width_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = SimpleNamespace(available=10_000_000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    wide = plan(model(), replace(SHORT, features=10**6), 100)
+    assert not wide.fits
+    assert f"features={wide.widest} would" in str(wide.__rich__())
+    with pytest.raises(SettingError, match=f"10.0 MB are free: give features={wide.widest} or fewer"):
+        wide.refuse_what_does_not_fit()
+    assert plan(model(), replace(SHORT, features=wide.widest), 100).fits
+    assert not plan(model(), replace(SHORT, features=wide.widest + 1), 100).fits
+    free.available = 1000
+    assert "no width would" in plan(model(), SHORT, 100).verdict
+
+
+def test_the_units_of_a_plan_follow_its_size() -> None:
+    found = plan(model(), SHORT, 100).__rich__()
+    assert found.startswith("fits\n3,648 parameters")
+    assert "0.00 GB" not in found
+    assert [in_units(n) for n in (999, 1234, 99_940, 123_456_789, 5 * 10**12)] == [
+        "999 bytes", "1.23 kB", "99.9 kB", "123 MB", "5000 GB",
+    ]  # fmt: skip
+
+
+def test_what_is_measured_is_bounded_however_large_a_step_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+
+    def shape(*given: Any, **more: Any) -> torch.Tensor:
+        taken.append(given[1])
+        return draw(*given, **more)
+
+    draw = torch.randn
+    monkeypatch.setattr("tl_circuits.training.pace.BATCH", 64)
+    monkeypatch.setattr("tl_circuits.training.pace.torch.randn", shape)
+    small = plan(model(), replace(SHORT, batch_tokens=64), 100, measure=True)
+    large = plan(model(), replace(SHORT, batch_tokens=64_000), 100, measure=True)
+    assert set(taken) == {64}
+    assert large.sparse_seconds > 20 * small.sparse_seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"),
+    [
+        ((SHORT, 5, 100), FitError, "A TrainingSettings is no model to train on"),
+        ((None, "paper", 100), SettingError, "'paper' are no settings"),
+        ((None, SHORT, 0), SettingError, r"plan\(n_tokens=0\): ask for at least 1"),
+        ((None, SHORT, "a"), SettingError, r"plan\(n_tokens='a'\)"),
+    ],
+)
+def test_a_plan_of_something_else_is_refused(given: tuple[Any, ...], error: type[Exception], says: str) -> None:
+    untyped: Any = getattr(plan, "__wrapped__", plan)
+    with pytest.raises(error, match=says):
+        untyped(given[0] or model(), *given[1:])
+
+
+def test_folders_of_a_plan_may_be_texts(tmp_path: Path) -> None:
+    found = plan(model(), SHORT, 100, folder=str(tmp_path / "run"), cache=str(tmp_path / "kept"))
+    assert [Path(disk.path).name for disk in found.disks] == ["run", "kept"]
+
+
+def test_the_planner_of_graphs_names_that_of_training() -> None:
+    untyped: Any = getattr(tlc.plan, "__wrapped__", tlc.plan)
+    with pytest.raises(SettingError, match=r"not TrainingSettings.*tl_circuits\.training\.plan"):
+        untyped(SHORT)

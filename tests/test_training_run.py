@@ -447,7 +447,7 @@ def test_presets_are_the_recipes_they_are_named_after() -> None:
 def test_a_plan_counts_the_parameters_that_training_has() -> None:
     for told in (SHORT, replace(SHORT, tied="source", skip=True), replace(SHORT, cross_layer=False)):
         found = train(model(), tokens(), replace(told, steps=1))
-        counted = plan(told, model(), 100).parameters
+        counted = plan(model(), told, 100).parameters
         decoders = sum(W.numel() for W in found.W_dec) if told.tied == "none" else 3 * 24 * 16
         wanted = sum(p.numel() for p in found.parameters()) - sum(W.numel() for W in found.W_dec) + decoders
         assert counted == wanted
@@ -461,8 +461,8 @@ def test_a_width_that_cannot_fit_is_refused_before_anything_starts() -> None:
 @pytest.mark.parametrize(
     ("free", "says"),
     [
-        (1_000_000, r"Checkpoints need 0\.00 GB more in '.*run', and 0\.00 GB are free there: free space, name"),
-        (10_000_000, r"Activations need 0\.07 GB more in '.*kept', and 0\.01 GB are free there.*cache_dtype='int8'"),
+        (1_000_000, r"Checkpoints need 2\.16 MB more in '.*run', and 1\.00 MB are free there: free space, name"),
+        (10_000_000, r"Activations need 69\.1 MB more in '.*kept', and 10\.0 MB are free there.*cache_dtype='int8'"),
     ],
 )
 def test_what_does_not_fit_on_the_disk_is_refused_before_anything_starts(
@@ -472,7 +472,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_anything_starts(
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: _ntuple_diskusage(free, 0, free))
     wide = replace(SHORT, features=400)
-    planned = plan(wide, model(), 180_000, folder=tmp_path / "run", cache=tmp_path / "kept")
+    planned = plan(model(), wide, 180_000, folder=tmp_path / "run", cache=tmp_path / "kept")
     with pytest.raises(SettingError, match=says):
         planned.refuse_what_does_not_fit()
     assert not list(tmp_path.iterdir())
@@ -480,12 +480,12 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_anything_starts(
 
 def test_a_plan_counts_what_is_on_the_disk_already_and_a_quarter_for_eight_bits(tmp_path: Path) -> None:
     train(model(), tokens(), SHORT, folder=tmp_path / "run", cache=tmp_path / "kept")
-    checkpoints, activations = plan(SHORT, model(), 192, folder=tmp_path / "run", cache=tmp_path / "kept").disks
+    checkpoints, activations = plan(model(), SHORT, 192, folder=tmp_path / "run", cache=tmp_path / "kept").disks
     assert activations.needed == 0
     # The one that is there, beside the two more that there may be while one is written.
-    assert checkpoints.needed == pytest.approx(2 / 3 * plan(SHORT, model(), 192).checkpoint, rel=0.1)
+    assert checkpoints.needed == pytest.approx(2 / 3 * plan(model(), SHORT, 192).checkpoint, rel=0.1)
     whole, quarter = (
-        plan(replace(SHORT, cache_dtype=form), model(), 192, cache=tmp_path / "new").disks[0].needed
+        plan(model(), replace(SHORT, cache_dtype=form), 192, cache=tmp_path / "new").disks[0].needed
         for form in ("float32", "int8")
     )
     assert (whole, quarter) == (2 * 192 * 3 * 16 * 4, 2 * 192 * 3 * (16 + 4))
@@ -493,10 +493,10 @@ def test_a_plan_counts_what_is_on_the_disk_already_and_a_quarter_for_eight_bits(
 
 def test_a_plan_that_measures_grows_with_layers_written() -> None:
     told = replace(SHORT, features=256, batch_tokens=256)
-    narrow, wide = (plan(replace(told, cross_layer=across), model(), 1000, measure=True) for across in (False, True))
+    narrow, wide = (plan(model(), replace(told, cross_layer=across), 1000, measure=True) for across in (False, True))
     assert wide.dense_seconds > narrow.dense_seconds > 0
     assert narrow.harvest_seconds > 0
-    assert (narrow.l0, plan(replace(told, activation="topk", k=7), model(), 9).l0) == (30, 7)
+    assert (narrow.l0, plan(model(), replace(told, activation="topk", k=7), 9).l0) == (30, 7)
 
 
 def test_a_run_folder_whose_record_is_damaged_is_refused(tmp_path: Path) -> None:

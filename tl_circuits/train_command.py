@@ -2,8 +2,8 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tl_circuits.errors import FileError, SettingError
-from tl_circuits.options import DEMO, AsJson
+from tl_circuits.options import AsJson
 from tl_circuits.terminal import Shown, say, show, working
 
 if TYPE_CHECKING:
+    from tl_circuits.sites import Model
     from tl_circuits.training import TrainingSettings
+    from tl_circuits.training.plan import TrainingPlan
+    from tl_circuits.training.report import TrainingReport
 
 KEYS: Mapping[str, type | tuple[type, ...]] = {
     "model": str,
@@ -31,7 +34,7 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
     "shards": int,
     "settings": dict,
 }
-REQUIRED = ("data", "out", "settings")
+REQUIRED = ("model", "data", "out", "settings")
 CHOICES = {"class": ("bridge", "hooked"), "dtype": ("float32", "float64", "bfloat16", "float16")}
 # Where no prompts are held out, so many of the trained ones are reported on.
 REPORTED = 64
@@ -54,6 +57,30 @@ class Task:
     settings: "TrainingSettings"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The report of a run, and where its files are."""
+
+    report: "TrainingReport"
+    files: Mapping[str, Path]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return self.report.to_dict() | {"files": {what: str(path) for what, path in self.files.items()}}
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        from tl_circuits.graph.report import visible
+
+        table = Table(title="Files", box=None, show_header=False, title_justify="left")
+        for what, path in self.files.items():
+            table.add_row(what, Text(visible(path), overflow="fold"))
+        return Group(self.report.__rich__(), table)
+
+
 def train_command(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="What to train; see the documentation.")],
     plan_only: Annotated[
@@ -66,54 +93,72 @@ def train_command(
     Checkpoints, a log, the transcoder and a report go into the folder that the file names. Where torchrun starts
     several processes, they train together.
     """
+    report: Shown | None = None
+    fits = True
     with working():
         import torch
 
         from tl_circuits.attribution.prompts import read_prompts
         from tl_circuits.attribution.ranks import as_launched
-        from tl_circuits.harvest import Prompts
-        from tl_circuits.training import train
-        from tl_circuits.training.plan import plan
-        from tl_circuits.training.report import training_report
-        from tl_circuits.transcoder.files import save_transcoder
         from tl_circuits.zoo.named import load_model
 
         task = read_task(file)
-        texts = read_prompts(task.data)
-        held_out = texts[:REPORTED] if task.held_out is None else read_prompts(task.held_out)
-        report: Shown | None = None
+        texts = read_prompts(task.data, corpus=True)
+        held_out = None if task.held_out is None else read_prompts(task.held_out, corpus=True)
         with as_launched() as speaks:
             say(f"loading {task.model}")
             kind = "hooked" if task.model_class == "hooked" else "bridge"
             model = load_model(task.model, kind, getattr(torch, task.dtype))
             if plan_only:
-                n_tokens = Prompts.of(model, texts, task.settings.context).n_kept
-                report = plan(
-                    task.settings,
-                    model,
-                    n_tokens,
-                    n_shards=task.shards or 1,
-                    folder=task.out,
-                    cache=task.cache,
-                    measure=True,
-                )
+                report = planned = _planned(model, texts, task)
+                fits = planned.fits
             else:
-                found = train(
-                    model,
-                    texts,
-                    task.settings,
-                    folder=task.out,
-                    checkpoint_every=task.checkpoint_every,
-                    cache=task.cache,
-                    loggers=task.loggers,
-                    shards=task.shards,
-                )
-                if speaks:
-                    save_transcoder(found, task.out / "transcoder", overwrite=True)
-                    report = training_report(model, found, held_out)
-                    _keep(report, task.out / "report.json")
+                report = _trained(model, texts, held_out, task, speaks)
     if report is not None and speaks:
         show(report, as_json)
+    if not fits:
+        raise typer.Exit(1)
+
+
+def _planned(model: "Model", texts: Sequence[Any], task: Task) -> "TrainingPlan":
+    from tl_circuits.harvest import Prompts
+    from tl_circuits.training.plan import plan
+
+    n_tokens = Prompts.of(model, texts, task.settings.context).n_kept
+    asked = {"n_shards": task.shards or 1, "folder": task.out, "cache": task.cache}
+    reckoned = plan(model, task.settings, n_tokens, **asked)
+    # What does not fit is not begun, not even to tell the time of it.
+    if not reckoned.fits:
+        return reckoned
+    say(f"it {reckoned.verdict}; measuring")
+    return plan(model, task.settings, n_tokens, **asked, measure=True)
+
+
+def _trained(
+    model: "Model", texts: list[Any], held_out: list[Any] | None, task: Task, speaks: bool
+) -> "Trained | None":
+    from tl_circuits.training import train
+    from tl_circuits.training.report import training_report
+    from tl_circuits.transcoder.files import save_transcoder
+
+    found = train(
+        model,
+        texts,
+        task.settings,
+        folder=task.out,
+        checkpoint_every=task.checkpoint_every,
+        cache=task.cache,
+        loggers=task.loggers,
+        shards=task.shards,
+    )
+    if not speaks:
+        return None
+    files = {"transcoder": task.out / "transcoder", "report": task.out / "report.json", "log": task.out / "log.jsonl"}
+    save_transcoder(found, files["transcoder"], overwrite=True)
+    reported = texts[:REPORTED] if held_out is None else held_out
+    report = training_report(model, found, reported, trained_on=held_out is None)
+    _keep(report, files["report"])
+    return Trained(report, files)
 
 
 def _keep(report: Shown, place: Path) -> None:
@@ -133,9 +178,7 @@ def read_task(file: Path) -> Task:
         ) from error
     for name, value in said.items():
         if name not in KEYS:
-            near = get_close_matches(name, KEYS, 1)
-            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYS)}."
-            raise SettingError(f"'{file}': {name!r:.80} is no key of it: {meant}")
+            raise SettingError(f"'{file}': {name!r:.80} is no key of it: {_meant(name)}")
         if not isinstance(value, KEYS[name]) or isinstance(value, bool):
             raise SettingError(f"'{file}': {name}={value!r:.80} is of the wrong kind: see the documentation's example.")
         if value not in CHOICES.get(name, (value,)):
@@ -146,15 +189,27 @@ def read_task(file: Path) -> Task:
     return _task(file, said)
 
 
+def _meant(name: str) -> str:
+    from tl_circuits.training import TrainingSettings
+
+    if name in (field.name for field in fields(TrainingSettings)):
+        return f"{name} belongs under [settings]."
+    near = get_close_matches(name, KEYS, 1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KEYS)}."
+
+
 def _task(file: Path, said: Mapping[str, Any]) -> Task:
     from tl_circuits.training import TrainingSettings
     from tl_circuits.training.loggers import check_loggers
 
     settings, folder = said["settings"], file.expanduser().parent
+    misplaced = [name for name in settings if name in KEYS]
+    if misplaced:
+        raise SettingError(f"'{file}': {', '.join(misplaced)} belongs above [settings], not under it.")
     held_out, cache = said.get("held_out"), said.get("cache")
     made = TrainingSettings.preset(said["preset"], **settings) if "preset" in said else TrainingSettings.of(settings)
     return Task(
-        said.get("model", DEMO),
+        said["model"],
         said.get("class", "bridge"),
         said.get("dtype", "float32"),
         folder / said["data"],

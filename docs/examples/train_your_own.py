@@ -13,8 +13,8 @@ texts = [question.text for question in world().of("two-hop")]
 unseen = [question.text for question in world().of("two-hop", held_out=True)][:64]
 
 settings = tlc.TrainingSettings.preset("topk", features=128, k=8, steps=150, batch_tokens=512)
-taken = plan(settings, model, n_tokens=20_000)
-print(f"{taken.parameters} parameters; does it fit in memory? {taken.memory < taken.available}")
+taken = plan(model, settings, n_tokens=20_000)
+print(f"{taken.parameters} parameters; it {taken.verdict}")
 
 out = Path(tempfile.mkdtemp())
 clt = tlc.train(model, texts, settings, folder=out / "run", cache=out / "activations")

@@ -90,6 +90,11 @@ def plan(local: LocalReplacementModel, *, memory_budget: int | None = None) -> P
     batch. `memory_budget` in bytes as there. Raises `SettingError` where it holds not even one target; of a full graph
     that does not fit the plan tells (`fits`).
     """
+    if not isinstance(local, LocalReplacementModel):
+        raise SettingError(
+            f"plan takes a local replacement model, not {type(local).__name__}: call tlc.localize first. What training "
+            "takes is told by plan(model, settings, n_tokens) of tl_circuits.training.plan."
+        )
     check_unhooked_since(local)
     memory = Limits.of(1.0, None, None, memory_budget).memory_budget
     with torch.inference_mode(False), torch.no_grad():

@@ -11,12 +11,13 @@ from tl_circuits.errors import FileError, PromptError
 from tl_circuits.graph.asked import whole
 
 
-def read_prompts(path: str | Path) -> list[Any]:
+def read_prompts(path: str | Path, *, corpus: bool = False) -> list[Any]:
     """The prompts of a file: texts, one a line (`.txt`), or JSON lines (`.jsonl`).
 
     A JSON line is a text, a list of token ids, a list of chat messages, or an object whose `prompt` is one of these;
     its other fields are left aside. Spaces count: a line is traced as it stands. Raises `FileError`, with the number of
-    the line, where a line is empty or no prompt, and where the file cannot be read.
+    the line, where a line is empty or no prompt, and where the file cannot be read. Of a `corpus` to train on, empty
+    lines are passed over, and an object's `text` counts as its `prompt` does.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in (".txt", ".jsonl"):
@@ -30,10 +31,12 @@ def read_prompts(path: str | Path) -> list[Any]:
         raise FileError(f"'{path}' cannot be read ({error}): give a file of prompts in UTF-8.") from error
     # Not splitlines(), which takes characters for line ends that a prompt may hold.
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    if lines == [""]:
+    if lines == [""] or (corpus and not text.strip()):
         raise FileError(f"'{path}' holds no prompts: write one a line.")
     parse = _from_json if path.suffix.lower() == ".jsonl" else _from_text
-    return [parse(path, number, line) for number, line in enumerate(lines, start=1)]
+    keys = ("prompt", "text") if corpus else ("prompt",)
+    numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip() or not corpus)
+    return [parse(path, number, line, keys) for number, line in numbered]
 
 
 def read_sets(paths: Sequence[str | Path]) -> dict[str, list[Any]]:
@@ -83,20 +86,20 @@ def as_json(prompt: Any) -> Any:
         return f"{prompt!r:.200}"
 
 
-def _from_text(path: Path, number: int, line: str) -> str:
+def _from_text(path: Path, number: int, line: str, _keys: Sequence[str]) -> str:
     if not line.strip():
         raise _empty(path, number)
     return line
 
 
-def _from_json(path: Path, number: int, line: str) -> Any:
+def _from_json(path: Path, number: int, line: str, keys: Sequence[str]) -> Any:
     if not line.strip():
         raise _empty(path, number)
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise FileError(f"Line {number} of '{path}' is no JSON ({error}): {line!r:.80}. Mend that line.") from error
-    prompt = value.get("prompt") if isinstance(value, dict) else value
+    prompt = next((value[key] for key in keys if key in value), None) if isinstance(value, dict) else value
     if not isinstance(prompt, str | list) or not prompt:
         raise FileError(
             f"Line {number} of '{path}' is no prompt: {line!r:.80}. Write a text in quotes, a list of token ids or of "

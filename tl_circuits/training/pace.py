@@ -17,6 +17,8 @@ from tl_circuits.training.weights import Architecture, Weights, initial
 # A table that is measured has so many numbers at most; wider ones take in proportion.
 MEASURED = 2**24
 TOKENS, WIDTH = 1024, 128
+# A step that is measured has so many tokens at most, and a longer one takes in proportion.
+BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def pace_of(model: Model, settings: TrainingSettings, n_features: int, l0: int) 
     # One layer costs layer + pair; two, the first of which writes both, 2 layer + 3 pair.
     one, two = (_sparse_step(settings, n, d_model, measured, l0) for n in (1, 2))
     pair = min(max(0.0, two - 2 * one), one)
-    wider = n_features / measured
+    wider = n_features / measured * max(1.0, settings.batch_tokens / BATCH)
     return Pace((one - pair) * wider, pair * wider, _token(model, settings), _products())
 
 
@@ -50,7 +52,8 @@ def _sparse_step(settings: TrainingSettings, n_layers: int, d_model: int, n_feat
     if "topk" not in settings.activation:
         _switch_on(weights, threshold or 0.0, l0)
     weights.require_grad(True)
-    x, y = (torch.randn(n_layers, settings.batch_tokens, d_model, generator=draw) for _ in range(2))
+    n_tokens = min(settings.batch_tokens, BATCH)
+    x, y = (torch.randn(n_layers, n_tokens, d_model, generator=draw) for _ in range(2))
     optimizer = Optimizer(weights, low_memory=settings.low_memory)
     optimizer.set_lr(0.0)
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import psutil
 
-from tl_circuits.errors import SettingError
+from tl_circuits.errors import FitError, SettingError
+from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
 from tl_circuits.harvest.pairs import tokens_of_pass
 from tl_circuits.sites import Model
-from tl_circuits.training.pace import Pace, pace_of
+from tl_circuits.training.pace import pace_of
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.source import held_tokens
+from tl_circuits.training.weights import Architecture
+from tl_circuits.transcoder import CrossLayerTranscoder
 
 # float32 weights, two moments, and a gradient where it is held.
 COPIES, COPIES_IN_LOW_MEMORY = 4, 3
@@ -33,11 +36,16 @@ class Disk:
     needed: int
     free: int
 
+    @property
+    def fits(self) -> bool:
+        """Whether there is the space."""
+        return self.needed <= self.free
+
     def refuse_what_does_not_fit(self) -> None:
         """Raises `SettingError` where there is too little space."""
-        if self.needed > self.free:
+        if not self.fits:
             raise SettingError(
-                f"{self.what} need {self.needed / 1e9:.2f} GB more in '{self.path}', and {self.free / 1e9:.2f} GB are "
+                f"{self.what} need {in_units(self.needed)} more in '{self.path}', and {in_units(self.free)} are "
                 "free there: free space, name a folder on another disk, give fewer features or tokens, or, for "
                 "activations, cache_dtype='int8'."
             )
@@ -50,6 +58,7 @@ class TrainingPlan:
     `sparse_seconds` are of steps at `l0` features on per token and layer, `dense_seconds` of their matrix products
     alone: a run that starts dense and becomes sparse takes something between. `harvest_seconds` are of running the
     model over the data. `finetune_steps` come after `steps`; none of these seconds are of them.
+    `widest` is the number of features that would fit in memory, all else alike.
     """
 
     parameters: int
@@ -65,16 +74,21 @@ class TrainingPlan:
     sparse_seconds: float
     dense_seconds: float
     finetune_steps: int
+    widest: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run fits in memory and on its disks, so that `train` begins it."""
+        return self.memory <= self.available and all(disk.fits for disk in self.disks)
 
     def refuse_what_does_not_fit(self) -> None:
         """Raises `SettingError` where the run needs more than there is, of memory with a width that would fit."""
         if self.memory > self.available:
-            rest = self.memory - self.held
-            fitting = int(self.features * max(0, self.available - self.held) / rest)
+            narrower = f"features={self.widest} or fewer, " if self.widest else "fewer batch_tokens or prompts, "
             raise SettingError(
-                f"{self.parameters / 1e6:.0f} million parameters need {self.memory / 1e9:.1f} GB in each process, and "
-                f"{self.available / 1e9:.1f} GB are free: give features={max(1, fitting)} or fewer, a smaller span, "
-                "low_memory=True, or more processes."
+                f"{self.parameters / 1e6:.0f} million parameters need {in_units(self.memory)} in each process, and "
+                f"{in_units(self.available)} are free: give {narrower}a smaller span, low_memory=True, or more "
+                "processes."
             )
         for disk in self.disks:
             disk.refuse_what_does_not_fit()
@@ -82,20 +96,27 @@ class TrainingPlan:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         said = {name: None if value != value else value for name, value in asdict(self).items()}
-        return said | {"disks": [asdict(disk) for disk in self.disks]}
+        return said | {"fits": self.fits, "disks": [asdict(disk) for disk in self.disks]}
+
+    @property
+    def verdict(self) -> str:
+        """Whether it fits, in a few words, with the width that would."""
+        if self.memory > self.available:
+            would = f"features={self.widest} would" if self.widest else "no width would: see batch_tokens and the data"
+            return f"does not fit in memory; {would}"
+        short = [disk.what.lower() for disk in self.disks if not disk.fits]
+        return f"does not fit on the disk: {' and '.join(short)}" if short else "fits"
 
     def __rich__(self) -> str:
-        gigabytes = {
-            name: f"{getattr(self, name) / 1e9:.2f} GB" for name in ("memory", "held", "available", "checkpoint")
-        }
+        memory, held, available = (in_units(count) for count in (self.memory, self.held, self.available))
+        parameters = f"{self.parameters / 1e6:.1f} million" if self.parameters >= 1e6 else f"{self.parameters:,}"
         lines = [
-            f"{self.parameters / 1e6:.1f} million parameters in each process",
-            f"{gigabytes['memory']} of memory, {gigabytes['held']} of it data; {gigabytes['available']} are free",
-            f"{gigabytes['checkpoint']} of disk for checkpoints",
+            self.verdict,
+            f"{parameters} parameters in each process",
+            f"{memory} of memory, {held} of it data; {available} are free",
+            f"{in_units(self.checkpoint)} of disk for checkpoints",
         ]
-        lines += [
-            f"{d.what} in '{d.path}': {d.needed / 1e9:.2f} GB; {d.free / 1e9:.2f} GB are free" for d in self.disks
-        ]
+        lines += [f"{d.what} in '{d.path}': {in_units(d.needed)}; {in_units(d.free)} are free" for d in self.disks]
         lines.append(f"{self.tokens} tokens")
         if not math.isnan(self.sparse_seconds):
             lines.append(
@@ -109,65 +130,114 @@ class TrainingPlan:
         return "\n".join(lines)
 
 
+def in_units(n_bytes: int) -> str:
+    """Bytes in the largest decimal unit of which there is one, to three digits."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:.{max(0, 2 - int(math.log10(n_bytes / size)))}f} {unit}"
+    return f"{n_bytes} bytes"
+
+
+def check_asked(model: Any, settings: Any, cache: Any) -> None:
+    """Raises `FitError` for what is no model to train on, and `SettingError` for what are no settings of a run."""
+    if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
+        raise FitError(
+            f"A {type(model).__name__} is no model to train on: give a HookedTransformer or a TransformerBridge first."
+        )
+    if not isinstance(settings, TrainingSettings):
+        raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
+    if cache is None and settings.cache_dtype != "float32":
+        raise SettingError(
+            f"cache_dtype={settings.cache_dtype!r} is for activations on disk: name a folder for them, cache=..."
+        )
+
+
 def plan(
-    settings: TrainingSettings,
     model: Model,
+    settings: TrainingSettings,
     n_tokens: int,
     *,
     n_shards: int = 1,
-    folder: Path | None = None,
-    cache: Path | None = None,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
     measure: bool = False,
 ) -> TrainingPlan:
-    """What training on so many tokens of the model's takes. With `measure`, a little of it is done to tell the time."""
+    """What training on so many tokens of the model's takes. With `measure`, a little of it is done to tell the time.
+
+    Raises what `train` raises for a model and settings that it refuses, but not for what does not fit.
+    """
+    check_asked(model, settings, cache)
+    n_tokens, n_shards = number("plan", "n_tokens", n_tokens), number("plan", "n_shards", n_shards)
+    where = [None if path is None else file_name(path) for path in (folder, cache)]
     n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
     shape = settings.architecture(n_layers, d_model)
     mine = -(-settings.features // n_shards)
-    tables = len({shape.table(*pair) for pair in shape.pairs})
-    sharded = mine * (n_layers * (d_model + 2) + tables * d_model)
-    parameters = sharded + n_layers * d_model * (1 + d_model * settings.skip)
     room = held_tokens(settings, n_layers, d_model)
     streamed = n_tokens > room
     # While it is harvested or shuffled it is there twice; from a cache, the next block is there too.
     blocks = 3 if streamed and cache is not None else 2
     held = blocks * 8 * n_layers * d_model * min(n_tokens, room) + 9 * n_tokens
-    # What the model itself takes in a pass over prompts: inside MLPs, and scores and patterns of one attention layer.
-    width = min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
-    inside = 4 * (model.cfg.d_mlp or 4 * d_model) + 8 * d_model + 2 * model.cfg.n_heads * width
-    passing = 4 * min(n_tokens, tokens_of_pass(n_layers, d_model)) * inside
-    # Pre-activations, activations and their gradients of every layer, dense.
-    batch = 4 * settings.batch_tokens * n_layers * (4 * mine + 6 * d_model)
+    each, others = _parameters(shape)
     copies = COPIES_IN_LOW_MEMORY if settings.low_memory else COPIES
+    # Pre-activations, activations and their gradients of every layer, dense.
+    per_feature = 4 * copies * each + 16 * settings.batch_tokens * n_layers
+    beside = 4 * copies * others + held + _passing(model, settings, n_tokens)
+    beside += 24 * settings.batch_tokens * n_layers * d_model
+    available = psutil.virtual_memory().available
+    parameters = mine * each + others
     checkpoint = CHECKPOINTS * 12 * parameters * n_shards
     activations = bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype)
-    disks = [
-        _disk(what, path, needed, pattern)
-        for what, path, needed, pattern in (
-            ("Checkpoints", folder, checkpoint, "checkpoints/*.safetensors"),
-            ("Activations", cache, activations, "*.safetensors"),
-        )
-        if path is not None
-    ]
-    l0 = min(settings.k if "topk" in settings.activation else settings.initial_l0 or USUAL_L0, mine)
-    nan = float("nan")
-    pace = pace_of(model, settings, mine, l0) if measure else Pace(nan, nan, nan, nan)
-    pairs = sum(1 for _ in shape.pairs)
+    needs = (
+        ("Checkpoints", where[0], checkpoint, "checkpoints/*.safetensors"),
+        ("Activations", where[1], activations, "*.safetensors"),
+    )
     harvested = settings.steps * settings.batch_tokens if streamed and cache is None else n_tokens
-    products = settings.batch_tokens * mine * d_model * (4 * n_layers + 6 * pairs)
+    l0 = min(settings.k if "topk" in settings.activation else settings.initial_l0 or USUAL_L0, mine)
+    nan = math.nan
+    seconds = _seconds(model, settings, mine, l0, harvested) if measure else (nan, nan, nan)
     return TrainingPlan(
         parameters,
-        4 * copies * parameters + held + passing + batch,
-        psutil.virtual_memory().available,
+        mine * per_feature + beside,
+        available,
         held,
         checkpoint,
         settings.batch_tokens * settings.steps,
         settings.features,
         l0,
-        tuple(disks),
+        tuple(_disk(what, path, needed, pattern) for what, path, needed, pattern in needs if path is not None),
+        *seconds,
+        settings.finetune_steps,
+        max(0, available - beside) // per_feature * n_shards,
+    )
+
+
+def _parameters(shape: Architecture) -> tuple[int, int]:
+    """Parameters of a feature in every layer, and those that are there however many features there are."""
+    tables = len({shape.table(*pair) for pair in shape.pairs})
+    d_model, n_layers = shape.d_model, shape.n_layers
+    return n_layers * (d_model + 2) + tables * d_model, n_layers * d_model * (1 + d_model * shape.skip)
+
+
+def _passing(model: Model, settings: TrainingSettings, n_tokens: int) -> int:
+    """What the model takes in a pass over prompts: inside MLPs, and scores and patterns of one attention layer."""
+    n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
+    width = min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
+    inside = 4 * (model.cfg.d_mlp or 4 * d_model) + 8 * d_model + 2 * model.cfg.n_heads * width
+    return 4 * min(n_tokens, tokens_of_pass(n_layers, d_model)) * inside
+
+
+def _seconds(
+    model: Model, settings: TrainingSettings, n_features: int, l0: int, harvested: int
+) -> tuple[float, float, float]:
+    """Of the harvest, of sparse steps, and of the products of dense ones."""
+    n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
+    pace = pace_of(model, settings, n_features, l0)
+    pairs = sum(1 for _ in settings.architecture(n_layers, d_model).pairs)
+    products = settings.batch_tokens * n_features * d_model * (4 * n_layers + 6 * pairs)
+    return (
         harvested * pace.token,
         settings.steps * (n_layers * pace.layer + pairs * pace.pair),
         settings.steps * products / pace.products,
-        settings.finetune_steps,
     )
 
 

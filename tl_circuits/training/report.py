@@ -1,21 +1,24 @@
 """What a training run made: fidelity between floor and ceiling, silent features, and what is written across layers."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from torch import Tensor
 
+from tl_circuits.graph.asked import flag
 from tl_circuits.harvest import Prompts, collect
 from tl_circuits.intervention import FidelityReport, evaluate
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 TOKENS_OF_SHARES = 8192
+WIDTH = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +28,12 @@ class TrainingReport:
     `shares[s, l]` is Σ⟨ŷ_s, ŷ⟩ / Σ‖ŷ‖² over tokens, the share of what is explained of layer l's MLP that features of
     layer s write, without b_dec and skips. A column sums to 1; NaN where features write nothing. `across[l]` is what
     lower layers write. Such a share alone does not tell hop collapse from a feature that stands for a chain of alike
-    ones: compare with a per-layer transcoder.
+    ones: compare with a per-layer transcoder. `trained_on`: the prompts are of the training data.
     """
 
     fidelity: FidelityReport
     shares: Float[Tensor, "source written"]
+    trained_on: bool = False
 
     @property
     def across(self) -> list[float]:
@@ -39,7 +43,15 @@ class TrainingReport:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; None where nothing is written."""
         rows = [[None if value != value else value for value in row] for row in self.shares.tolist()]
-        return {"fidelity": self.fidelity.to_dict(), "write_shares": rows}
+        return {"fidelity": self.fidelity.to_dict(), "write_shares": rows, "trained_on": self.trained_on}
+
+    def __str__(self) -> str:
+        console = Console(width=WIDTH, file=io.StringIO(), color_system=None)
+        with console.capture() as printed:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in printed.get().splitlines())
+
+    __repr__ = __str__
 
     def __rich__(self) -> Group:
         table = Table(
@@ -48,17 +60,21 @@ class TrainingReport:
         for source, row in enumerate(self.shares.tolist()):
             cells = [f"{value:.2f}" if layer >= source and value == value else "" for layer, value in enumerate(row)]
             table.add_row(str(source), *cells)
-        return Group(str(self.fidelity), table)
+        seen = ["Of the training data, not of prompts held out.", ""] if self.trained_on else []
+        return Group(*seen, str(self.fidelity), table)
 
 
-def training_report(model: Model, transcoder: CrossLayerTranscoder, data: Any) -> TrainingReport:
-    """The report of a transcoder on prompts, best on such as it was not trained on.
+def training_report(
+    model: Model, transcoder: CrossLayerTranscoder, data: Any, *, trained_on: bool = False
+) -> TrainingReport:
+    """The report of a transcoder on prompts, best on such as it was not trained on; else `trained_on` has it said.
 
     `data` is as for `train`; of a stream, the first 8,192 tokens.
     """
+    flag("trained_on", trained_on)
     prompts = Prompts.of(model, data, most_tokens=TOKENS_OF_SHARES)
     rows = [row[:length] for row, length in zip(prompts.tokens, _lengths(prompts), strict=True)]
-    return TrainingReport(evaluate(model, transcoder, rows), write_shares_of(model, transcoder, prompts))
+    return TrainingReport(evaluate(model, transcoder, rows), write_shares_of(model, transcoder, prompts), trained_on)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from tl_circuits.progress import stage
 from tl_circuits.sites import Model
 from tl_circuits.training.folder import RunFolder, terminated
 from tl_circuits.training.loggers import check_loggers
-from tl_circuits.training.plan import plan
+from tl_circuits.training.plan import check_asked, plan
 from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.shards import Shards
@@ -68,7 +68,7 @@ def train(
     prompts, and where the loss diverges; `FileError` where a folder holds another run or another model's activations,
     or the disk is full.
     """
-    _check(model, settings, cache)
+    check_asked(model, settings, cache)
     every = number("train", "checkpoint_every", checkpoint_every)
     place = Shards.of_world(shards)
     _refuse_together(settings, place)
@@ -76,7 +76,7 @@ def train(
     prompts = _data(read, weights, scored)
     names = check_loggers(loggers, folder)
     where = [None if path is None else file_name(path) for path in (folder, cache)]
-    taken = plan(settings, model, read.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
+    taken = plan(model, settings, read.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
     taken.refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
     said = {"prompts": list(read.tokens.shape), "fingerprint": read.fingerprint()}
@@ -90,19 +90,6 @@ def train(
         begun = (model, prompts, origin, settings, place)
         run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
         return _advanced(run, held, every)
-
-
-def _check(model: Model, settings: TrainingSettings, cache: str | Path | None) -> None:
-    if not hasattr(model, "hook_dict") or isinstance(model, CrossLayerTranscoder):
-        raise FitError(
-            f"A {type(model).__name__} is no model to train on: give a HookedTransformer or a TransformerBridge first."
-        )
-    if not isinstance(settings, TrainingSettings):
-        raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
-    if cache is None and settings.cache_dtype != "float32":
-        raise SettingError(
-            f"cache_dtype={settings.cache_dtype!r} is for activations on disk: name a folder for them, cache=..."
-        )
 
 
 def _cached(
