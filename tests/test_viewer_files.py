@@ -129,6 +129,51 @@ def test_what_to_json_writes_comes_back(
     assert tlc.load_supernodes(path) == ({"pair": members} if members else {})
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_targets_keep_their_weights_in_whatever_order_others_put_them(tmp_path: Path, named: bool) -> None:
+    graph = random_graph(5, n_features=30)
+    whole = json.loads(graph.to_json(tmp_path / "toy.json"))
+    first = len(whole["nodes"]) - len(graph.target_labels)
+    whole["nodes"] = whole["nodes"][first:][::-1] + whole["nodes"][:first]
+    if not named:
+        del whole["metadata"]["tl_circuits"]["target_nodes"]
+    path = written(tmp_path, whole)
+    if not named:
+        with pytest.warns(tlc.TLCircuitsWarning, match="weighed by probability"):
+            found = tlc.load_graph(path)
+        assert found.target_weights.tolist() == found.target_probabilities.tolist()
+        return
+    found = tlc.load_graph(path)
+    assert found.target_labels == graph.target_labels[::-1]
+    for name in ("target_weights", "target_probabilities"):
+        assert getattr(found, name).tolist() == getattr(graph, name).tolist()[::-1]
+    assert found.nodes.index[-2:].tolist() == graph.nodes.index[-2:].tolist()[::-1]
+    ours, theirs = (dict(zip(names_in_order(one), one.influence().tolist(), strict=True)) for one in (graph, found))
+    assert theirs == pytest.approx({name: ours[name] for name in theirs}, abs=1e-12)
+    assert max(abs(one.change) for one in found.diff(tlc.load_graph(tmp_path / "toy.json")).nodes) < 1e-12
+
+
+def test_targets_that_are_no_tokens_or_none_are_read_or_refused(tmp_path: Path) -> None:
+    whole = json.loads(random_graph(3, n_features=9).to_json())
+    ours = whole["metadata"]["tl_circuits"]
+    ours["target_tokens"] = [10**30 for _ in ours["target_tokens"]]
+    found = tlc.load_graph(written(tmp_path, whole))
+    assert found.nodes.index[-2:].tolist() == [int(name.split("_")[1]) for name in ours["target_nodes"]]
+    ours["target_nodes"] = ours["target_tokens"] = ours["target_weights"] = ours["target_probabilities"] = []
+    whole["nodes"] = [node for node in whole["nodes"] if node["feature_type"] != "logit"]
+    whole["links"] = []
+    with pytest.raises(tlc.FileError, match="0 targets"):
+        tlc.load_graph(written(tmp_path, whole))
+
+
+def test_a_depth_that_no_model_has_is_refused(tmp_path: Path) -> None:
+    whole = json.loads(random_graph(3).to_json())
+    for depth in (10**30, 10**9):
+        whole["metadata"]["tl_circuits"]["provenance"]["n_layers"] = depth
+        with pytest.raises(tlc.FileError, match=f"n_layers is {depth}; graphs have up to 10000 layers. Trace"):
+            tlc.load_graph(written(tmp_path, whole))
+
+
 PAPER = (Kind.FEATURE, Kind.ERROR, Kind.TOKEN, Kind.TARGET)
 
 

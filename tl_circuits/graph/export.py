@@ -322,6 +322,7 @@ def _our_extras(
         "scores_note": scores.note,
         "constants_left_out": int((~counted & ~shown).sum()),
         "provenance": graph.provenance.to_dict(),
+        "target_nodes": ids[graph.nodes.span(Kind.TARGET).start :],
         "target_weights": graph.target_weights.tolist(),
         "target_tokens": graph.nodes.index[graph.nodes.span(Kind.TARGET)].tolist(),
         "target_probabilities": [None if math.isnan(p) else p for p in graph.target_probabilities.tolist()],

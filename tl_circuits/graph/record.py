@@ -18,6 +18,9 @@ from tl_circuits.nodes import Kind, Nodes
 CONSTANTS = (Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS)
 """The kinds that carry what does not depend on features, errors or tokens."""
 
+MOST_LAYERS = 10_000
+"""What is deeper is no model."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -66,6 +69,10 @@ class Provenance:
         if wrong:
             raise GraphError(
                 f"What made the graph is not recorded as expected: see {', '.join(wrong)}. Trace the prompt again."
+            )
+        if not 0 <= plain["n_layers"] <= MOST_LAYERS:
+            raise GraphError(
+                f"n_layers is {plain['n_layers']}; graphs have up to {MOST_LAYERS} layers. Trace the prompt again."
             )
         positions = plain["masked_positions"]
         if not all(isinstance(value, int) for value in positions):

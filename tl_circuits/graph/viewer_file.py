@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from tl_circuits.errors import FileError
 from tl_circuits.graph.asked import whole
+from tl_circuits.graph.record import MOST_LAYERS
 from tl_circuits.nodes import Feature, Kind, NodeId
 
 MOST_BYTES = 2**29
@@ -28,7 +29,6 @@ _TOKEN_ID = re.compile(r"E_(\d{1,15})_\d{1,9}")
 _TARGET_ID = re.compile(r"-?\d{1,9}_(\d{1,15})_\d{1,9}")
 _BIAS_ID = re.compile(r"(?:E|\d{1,9})_bias_([A-Za-z_]{1,20})_\d{1,9}")
 _CONSTANT = {kind.name.lower(): kind for kind in (Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS)}
-_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class ViewerFile:
         outputs = [_number(node.get("layer")) for node in self.nodes if _type(node) == "logit"]
         beyond = max((number for number in outputs if number is not None), default=0) - 1
         n_layers = max(most, beyond * (2 if self.has_attention else 1), 1)
-        if n_layers > _MOST_LAYERS:
+        if n_layers > MOST_LAYERS:
             self.refuse("n_layers", n_layers)
         return n_layers
 

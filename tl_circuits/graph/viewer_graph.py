@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from tl_circuits.graph.asked import whole
 from tl_circuits.graph.edges import Edges
 from tl_circuits.graph.record import CONSTANTS, Provenance
-from tl_circuits.graph.viewer_file import ViewerFile
+from tl_circuits.graph.viewer_file import VIRTUAL, ViewerFile
 from tl_circuits.nodes import Kind, NodeId, Nodes
 
 _CHANCE = re.compile(r"\(p=([0-9.]{1,20})\)")
@@ -107,10 +108,10 @@ class _Read:
     def nodes(self) -> Nodes:
         columns = torch.tensor([tuple(row) for row in self.rows], dtype=torch.int64).reshape(-1, 4).T.contiguous()
         index = columns[3].clone()
-        if self._knows("target_tokens", len(self.targets)) and all(
-            isinstance(n, int) for n in self.ours["target_tokens"]
-        ):
-            index[-len(self.targets) :] = torch.tensor(self.ours["target_tokens"], dtype=torch.int64)
+        tokens = [whole(number) for number in self._of_targets("target_tokens") or []]
+        known = [number for number in tokens if number is not None and -1 <= number < VIRTUAL]
+        if known and len(known) == len(self.targets):
+            index[-len(known) :] = torch.tensor(known, dtype=torch.int64)
         return Nodes(columns[0], columns[1], columns[2], index)
 
     @cached_property
@@ -157,8 +158,9 @@ class _Read:
 
     def expanded(self) -> Bool[Tensor, " node"]:
         expanded = self.nodes.rows(Kind.FEATURE, Kind.TARGET)
-        if self._knows("unexpanded", None):
-            for name in self.ours["unexpanded"]:
+        unexpanded = self.ours.get("unexpanded")
+        if isinstance(unexpanded, list):
+            for name in unexpanded:
                 for at in self.file.named.get(name, []) if isinstance(name, str) else []:
                     expanded[self.row_of_node[at]] = False
         return expanded
@@ -188,8 +190,7 @@ class _Read:
         return quoted[1] if quoted else clerp.partition("(p=")[0].strip()
 
     def target_probabilities(self) -> Float64[Tensor, " target"]:
-        if self._knows("target_probabilities", len(self.targets)):
-            given = self.ours["target_probabilities"]
+        if (given := self._of_targets("target_probabilities")) is not None:
             return torch.tensor([_chance(value) for value in given], dtype=torch.float64)
         return torch.tensor([self._written_chance(node) for node in self.targets], dtype=torch.float64)
 
@@ -203,8 +204,8 @@ class _Read:
             return math.nan
 
     def target_weights(self) -> Float64[Tensor, " target"]:
-        if self._knows("target_weights", len(self.targets)):
-            given = [weight for weight in map(_real, self.ours["target_weights"]) if weight is not None]
+        if (weights := self._of_targets("target_weights")) is not None:
+            given = [weight for weight in map(_real, weights) if weight is not None]
             if len(given) == len(self.targets) and any(given):
                 return torch.tensor(given, dtype=torch.float64)
         chances = self.target_probabilities().nan_to_num(0.0)
@@ -268,9 +269,35 @@ class _Read:
             },
         )
 
-    def _knows(self, name: str, length: int | None) -> bool:
+    def _of_targets(self, name: str) -> list[Any] | None:
+        """What we wrote of each target, in the order of the file; None where one is not told."""
         given = self.ours.get(name)
-        return isinstance(given, list) and length in (None, len(given))
+        places = self.places_of_targets
+        told = isinstance(given, list) and places is not None and max(places, default=-1) < len(given)
+        return [given[place] for place in places] if told else None
+
+    @cached_property
+    def places_of_targets(self) -> list[int] | None:
+        """Where in our lists each target of the file stands: others put nodes into an order of their own."""
+        ids = self.ours.get("target_nodes")
+        names = [str(node.get("node_id")) for node in self.targets]
+        if isinstance(ids, list):
+            place = {which: at for at, which in enumerate(ids) if isinstance(which, str)}
+            found = [place[which] for which in names if which in place]
+            return found if len(found) == len(names) else self._untold()
+        tokens = self.ours.get("target_tokens")
+        if not isinstance(tokens, list):
+            return None
+        if len(tokens) != len(names):
+            return self._untold()
+        numbers = [whole(node.get("feature")) for node in self.targets]
+        # A target that is no token's is numbered by its place.
+        pairs = enumerate(zip(numbers, tokens, strict=True))
+        same = all(number in (None, token, VIRTUAL + at) for at, (number, token) in pairs)
+        return list(range(len(names))) if same else self._untold()
+
+    def _untold(self) -> None:
+        self.mended.append("the targets are not those that weights were written of, and were weighed by probability")
 
 
 class _Ends:
