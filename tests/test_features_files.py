@@ -332,6 +332,11 @@ def test_what_unpacks_to_more_than_it_may_is_refused_before_it_is_unpacked(
         inflated(bomb, 1_000, "x")
     with pytest.raises(tlc.FileError, match=r"x is cut short after"):
         inflated(bomb[:50], 2**21, "x")
+    parts = [gzip.compress(b"part %d" % at) for at in range(2_000)]
+    assert inflated(b"".join(parts), 2**16, "x") == b"".join(b"part %d" % at for at in range(2_000))
+    assert inflated(zlib.compress(b"a" * 1_000), 1_000, "x") == b"a" * 1_000
+    with pytest.raises(tlc.FileError, match=r"x is cut short after"):
+        inflated(b"".join(parts)[:-1], 2**16, "x")
     monkeypatch.setattr(sources, "MOST_CARD", 2**16)
     monkeypatch.setattr(sources, "MOST_INDEX", 2**16)
     index = [{"filename": "layer_0.bin", "offsets": [0, len(record(bomb))]}]

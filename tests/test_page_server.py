@@ -65,11 +65,20 @@ def test_the_graphs_of_the_folder_are_pages(folder: Path) -> None:
         "/", "/some.graph", f"/{TOKEN[:-1]}/some.graph", f"/{TOKEN}x/", f"/{TOKEN}/none.graph", f"/{TOKEN}/notes.txt",
         f"/{TOKEN}/link.graph", f"/{TOKEN}/../outside.graph", f"/{TOKEN}/..%2Foutside.graph",
         f"/{TOKEN}/%2e%2e%2foutside.graph", f"/{TOKEN}/..%5Coutside.graph", f"/{TOKEN}/sub/../some.graph/x",
+        f"/{TOKEN}/some%00.graph", f"/{TOKEN}/{'a' * 5000}.graph",
     ],
 )  # fmt: skip
 def test_nothing_else_is_answered(folder: Path, path: str) -> None:
     found = client(folder).get(path)
     assert found.status_code == 404, found.text[:200]
+
+
+def test_a_link_to_itself_hides_itself_alone(folder: Path) -> None:
+    (folder / "loop.graph").symlink_to(folder / "loop.graph")
+    assert client(folder).get(f"/{TOKEN}/loop.graph").status_code == 404
+    index = client(folder).get(f"/{TOKEN}/")
+    assert "some.graph" in index.text
+    assert "loop" not in index.text
 
 
 def test_other_names_of_this_machine_are_not_answered(folder: Path) -> None:
@@ -111,6 +120,7 @@ def test_what_is_done_is_kept_and_shown_again(folder: Path) -> None:
         ('{"pins": ["L9/9@9"]}', {"Origin": AT}, 400, "pins of a page's work is"),
         ('{"supernodes": [{"label": 3, "members": ["token@0"]}]}', {"Origin": AT}, 400, "supernodes of a page's work"),
         ('{"labels": {"a/b": "c"}}', {"Origin": AT}, 400, "labels of a page's work"),
+        (f'{{"nodes": 1{"0" * 400}}}', {"Origin": AT}, 400, "nodes of a page's work is 1000"),
         ('{"nodes": 7}', {"Origin": AT}, 400, "nodes of a page's work is 7"),
         (" " * 2_000_001, {"Origin": AT}, 413, "2000000 bytes"),
     ],

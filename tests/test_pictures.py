@@ -4,6 +4,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,9 @@ def test_hostile_labels_are_text(tmp_path: Path) -> None:
     assert tags == {"svg", "title", "rect", "path", "text", "g"}
     assert not [name for e in ElementTree.fromstring(svg).iter() for name in e.keys() if name.startswith("on")]
     assert "</script><script>" in texts(svg)
+    # Two code points that are no characters, which XML does not hold.
+    odd = replace(graph, provenance=replace(graph.provenance, prompt="a\ufffe\uffff\x1b"))
+    assert ElementTree.fromstring(tlc.subgraph_svg(odd, groups))[0].text == "a���"
 
 
 @pytest.mark.parametrize(

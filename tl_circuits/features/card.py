@@ -162,4 +162,6 @@ class FeatureCard:
 
     def __repr__(self) -> str:
         density = "" if self.density is None else f", active on {self.density:.3%} of tokens"
-        return f"FeatureCard({self}, {len(self.examples)} examples{density})"
+        # Labels come from anybody, and a terminal obeys what is in a text.
+        label = f" {self.label!r}" if self.label else ""
+        return f"FeatureCard(L{self.layer}/{self.index}{label}, {len(self.examples)} examples{density})"

@@ -7,26 +7,30 @@ from tl_circuits.errors import FileError
 
 # zlib and gzip alike, told apart by how they begin.
 _EITHER = 15 + 32
+_PIECE = 2**13
 
 
 def inflated(data: bytes, most: int, what: str) -> bytes:
     """What zlib or gzip packed. Raises `FileError` where it is more than `most` bytes, cut short or damaged."""
-    found, rest = bytearray(), data
+    found, unpacking, at = bytearray(), zlib.decompressobj(_EITHER), 0
     try:
-        while rest:
-            unpacking = zlib.decompressobj(_EITHER)
-            found += unpacking.decompress(rest, most + 1 - len(found))
+        while at < len(data):
+            if unpacking.eof:
+                # A gzip file may have several parts.
+                unpacking = zlib.decompressobj(_EITHER)
+            # In pieces, since what is left of each is copied where a part ends: there may be a million parts.
+            piece = data[at : at + _PIECE]
+            found += unpacking.decompress(piece, most + 1 - len(found))
+            at += len(piece) - len(unpacking.unused_data)
             if len(found) > most:
                 raise FileError(
                     f"{what} unpacks from {len(data):,} bytes to over {most:,}, more than such a file holds: it is "
                     "damaged, or made to fill memory. Ask who wrote it."
                 )
-            if not unpacking.eof:
-                raise FileError(f"{what} is cut short after {len(data):,} bytes: fetch it again.")
-            # A gzip file may have several parts.
-            rest = unpacking.unused_data
     except zlib.error as error:
         raise FileError(f"{what} is not compressed as it should be ({error}): fetch it again.") from error
+    if data and not unpacking.eof:
+        raise FileError(f"{what} is cut short after {len(data):,} bytes: fetch it again.")
     return bytes(found)
 
 

@@ -1,11 +1,11 @@
 """What a person did on a page, as the page sends it: checked before anybody keeps or shows it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
+from tl_circuits.graph.asked import share
 from tl_circuits.graph.tables import unique_names
 
 MOST_WORDS = 10_000
@@ -29,10 +29,9 @@ def sound_work(graph: AttributionGraph, given: object) -> dict[str, Any]:
         "labels": dict(labels),
     }
     for name in ("nodes", "edges"):
-        share = given.get(name, 1.0)
-        plain = isinstance(share, int | float) and not isinstance(share, bool) and math.isfinite(share)
-        _check(name, plain and 0 < share <= 1, share)
-        found |= {name: float(share)} if name in given else {}
+        part = share(given.get(name, 1.0))
+        _check(name, part is not None, given.get(name))
+        found |= {name: part} if name in given else {}
     return found
 
 

@@ -151,9 +151,13 @@ class _Pages:
 
     def _file(self, name: str) -> Path | None:
         """The graph of this name in the folder itself; None where a name or a link leads elsewhere."""
-        path = (self._root / name).resolve()
-        inside = path.parent == self._root and path.name == name
-        return path if inside and path.is_file() and is_graph(path) else None
+        try:
+            path = (self._root / name).resolve()
+            inside = path.parent == self._root and path.name == name
+            return path if inside and path.is_file() and is_graph(path) else None
+        except (OSError, ValueError, RuntimeError):
+            # Too long, with a zero byte, or a link to itself.
+            return None
 
     def _kept(self, file: Path, graph: AttributionGraph) -> dict[str, Any]:
         kept = _beside(file)

@@ -213,6 +213,7 @@ def _width(text: str, size: float) -> float:
 
 
 def _sound(text: str) -> str:
-    # What XML cannot hold is replaced: control characters and lone surrogates.
+    # What XML cannot hold is replaced: control characters, lone surrogates and two that are no characters.
     kept = "".join(letter if letter >= " " or letter in "\t\n" else "�" for letter in text)
+    kept = kept.translate({0xFFFE: "�", 0xFFFF: "�"})
     return kept.encode("utf-8", "replace").decode()
