@@ -1,20 +1,26 @@
 """What a newcomer gives to training by mistake, and what is said of it."""
 
+import errno
+import json
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 import tl_circuits as tlc
 from models import bridge
-from tests.test_training_run import SHORT, Words, model
-from tl_circuits.errors import _SAID, FitError, PromptError, SettingError, TLCircuitsWarning
+from tests.test_training_run import SHORT, Words, model, tokens
+from tl_circuits.errors import _SAID, FileError, FitError, PromptError, SettingError, TLCircuitsWarning
 from tl_circuits.harvest import Prompts
 from tl_circuits.training import train
+from tl_circuits.training.checkpoint import remedy
 from tl_circuits.training.plan import in_units, plan
+from tl_circuits.training.run import Run
 
 
 @pytest.fixture
@@ -142,3 +148,75 @@ def test_the_planner_of_graphs_names_that_of_training() -> None:
     untyped: Any = getattr(tlc.plan, "__wrapped__", tlc.plan)
     with pytest.raises(SettingError, match=r"not TrainingSettings.*tl_circuits\.training\.plan"):
         untyped(SHORT)
+
+
+def test_a_span_over_more_layers_than_there_are_is_refused() -> None:
+    with pytest.raises(SettingError, match="span=9 is more than the model's 3 layers: give 3 or fewer"):
+        train(model(), tokens(), replace(SHORT, span=9))
+
+
+def test_a_place_where_no_files_may_be_made_is_told_as_such() -> None:
+    with pytest.raises(FileError, match=r"Checkpoints cannot be written in '/proc/run': no files may be made there"):
+        train(model(), tokens(), SHORT, folder="/proc/run")
+    assert remedy(OSError(errno.EACCES, "")) == "allow writing there, or name another folder"
+    assert remedy(OSError(errno.ENOSPC, "")) == "free space there"
+
+
+# Folders of runs
+
+
+def test_a_run_that_is_taken_up_says_from_where_and_one_that_ended_says_so(tmp_path: Path, capsys: Any) -> None:
+    train(model(), tokens(), SHORT, folder=tmp_path)
+    assert capsys.readouterr().err == ""
+    train(model(), tokens(), replace(SHORT, finetune_steps=2, finetune_prompts=4), folder=tmp_path)
+    assert "going on from step 12 of 14" in capsys.readouterr().err
+    train(model(), tokens(), replace(SHORT, finetune_steps=2, finetune_prompts=4), folder=tmp_path)
+    assert "already finished" in capsys.readouterr().err
+
+
+def test_the_log_has_the_last_step_too(tmp_path: Path) -> None:
+    train(model(), tokens(), SHORT, folder=tmp_path)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 10, 11]
+
+
+def test_ctrl_c_writes_a_checkpoint_and_then_interrupts(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Run.advance
+
+    def interrupted(self: Run) -> Any:
+        if self.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return advance(self)
+
+    monkeypatch.setattr(Run, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(model(), tokens(), SHORT, folder=tmp_path)
+    assert "a checkpoint of step 5 of 12 is written" in capsys.readouterr().err
+    assert (tmp_path / "checkpoints" / "step-00000005.json").is_file()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_tensors_are_as_open_as_the_files_beside_them(tmp_path: Path) -> None:
+    train(model(), tokens(), replace(SHORT, steps=2), folder=tmp_path / "run", cache=tmp_path / "kept")
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    found = list(tmp_path.glob("*/**/*.safetensors"))
+    assert len(found) >= 2
+    assert {path.stat().st_mode for path in found} == {usual}
+
+
+def test_a_logger_that_cannot_be_opened_is_told_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class UsageError(Exception):
+        pass
+
+    def init(**_: Any) -> None:
+        raise UsageError("No API key configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", cast(Any, SimpleNamespace(init=init)))
+    with pytest.raises(SettingError, match=r"\['wandb'\] could not be opened \(UsageError: No API key.*wandb login"):
+        train(model(), tokens(), SHORT, folder=tmp_path / "run", loggers=["wandb"])
+    assert not (tmp_path / "run").exists()

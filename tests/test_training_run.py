@@ -267,9 +267,9 @@ def test_the_log_has_every_tenth_step_once_even_where_steps_were_taken_twice(tmp
     stops(None)
     train(model(), tokens(), told, folder=tmp_path, checkpoint_every=15)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 10, 20, 30]
+    assert [line["step"] for line in lines] == [0, 10, 20, 30, 33]
     assert all(len(line["fvu"]) == len(line["l0"]) == len(line["dead"]) == N_LAYERS for line in lines)
-    assert lines[-1]["tokens"] == 31 * 32
+    assert lines[-1]["tokens"] == 34 * 32
 
 
 @pytest.mark.parametrize("damage", ["tensors", "cut", "json", "gone"])

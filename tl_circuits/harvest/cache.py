@@ -150,7 +150,11 @@ class ActivationCache:
             tensors |= {side: rows} if self.form == "float32" else _in_eight_bits(side, rows)
         try:
             path.with_suffix(".json").unlink(missing_ok=True)
+            scratch.touch()
+            mode = scratch.stat().st_mode
             save_file(tensors, scratch)
+            # safetensors makes files that only their owner may read; a shard is a file like any other.
+            scratch.chmod(mode)
             with scratch.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())

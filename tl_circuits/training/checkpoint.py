@@ -4,6 +4,7 @@ A checkpoint is `step-N.json`, and for each shard of the features a safetensors 
 with their SHA-256 and carries its own. What does not fit is passed over with a warning, for the checkpoint before it.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -70,6 +71,12 @@ def latest_checkpoint(folder: Path, shards: Shards, n_features: int) -> Checkpoi
     return None
 
 
+def remedy(error: Exception) -> str:
+    """The next thing to try where a file could not be written."""
+    refused = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+    return "allow writing there, or name another folder" if refused else "free space there"
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
@@ -119,13 +126,17 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     scratch = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.touch()
+        mode = scratch.stat().st_mode
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, scratch)
+        # safetensors makes files that only their owner may read; a checkpoint is a file like any other.
+        scratch.chmod(mode)
         _settle(scratch, path)
     except (OSError, SafetensorError) as error:
         scratch.unlink(missing_ok=True)
         need = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         raise FileError(
-            f"A checkpoint of {need / 1e6:.1f} MB could not be written to '{path.parent}' ({error}): free space there; "
+            f"A checkpoint of {need / 1e6:.1f} MB could not be written to '{path.parent}' ({error}): {remedy(error)}; "
             "the checkpoints before it are kept, and the same call goes on from the last."
         ) from error
 
@@ -136,7 +147,7 @@ def _replace(path: Path, content: bytes) -> None:
         scratch.write_bytes(content)
         _settle(scratch, path)
     except OSError as error:
-        raise FileError(f"'{path}' could not be written ({error}): free space there.") from error
+        raise FileError(f"'{path}' could not be written ({error}): {remedy(error)}.") from error
 
 
 def _settle(scratch: Path, path: Path) -> None:

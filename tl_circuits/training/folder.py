@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tl_circuits.errors import FileError
+from tqdm.auto import tqdm
+
+from tl_circuits.errors import FileError, SettingError
 from tl_circuits.graph.asked import file_name
-from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, remedy, save_checkpoint
 from tl_circuits.training.loggers import Logger, figures_of, open_loggers
 from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
@@ -31,6 +35,7 @@ class RunFolder:
 
     path: Path
     shards: Shards
+    fresh: bool = False
     loggers: list[Logger] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _tokens: int = 0
@@ -39,11 +44,12 @@ class RunFolder:
     def of(cls, path: Any, shards: Shards) -> "RunFolder":
         """The folder, made where it is missing. Raises `FileError` where it cannot be."""
         found = file_name(path)
+        fresh = not found.exists()
         try:
             (found / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"The folder '{found}' cannot be made ({error}): name another.") from error
-        return cls(found, shards)
+        return cls(found, shards, fresh)
 
     def claim(self, settings: TrainingSettings, data: Mapping[str, Any]) -> Checkpoint | None:
         """The last whole checkpoint, where there is one. Raises `FileError` where the folder is another run's."""
@@ -60,10 +66,19 @@ class RunFolder:
         return at
 
     def open(self, loggers: Iterable[str], settings: TrainingSettings, at: Checkpoint | None) -> None:
-        """Opens loggers, in the process that speaks for all."""
+        """Opens loggers, in the process that speaks for all, which says where the run goes on from."""
+        if at is not None:
+            ended = at.step >= settings.all_steps
+            self.say("already finished" if ended else f"going on from step {at.step} of {settings.all_steps}")
         if self.shards.speaks:
             step = 0 if at is None else at.step
-            self.loggers = open_loggers(loggers, self.path, dataclasses.asdict(settings), step)
+            try:
+                self.loggers = open_loggers(loggers, self.path, dataclasses.asdict(settings), step)
+            except SettingError:
+                # What was made a moment ago is no run that another could be taken for.
+                if self.fresh:
+                    shutil.rmtree(self.path, ignore_errors=True)
+                raise
 
     def close(self) -> None:
         """Closes the loggers."""
@@ -71,14 +86,19 @@ class RunFolder:
             logger.close()
         self.loggers = []
 
+    def say(self, text: str) -> None:
+        """A line on standard error, of the process that speaks for all."""
+        if self.shards.speaks:
+            tqdm.write(f"'{self.path}': {text}", file=sys.stderr)
+
     def save(self, run: Run) -> None:
         """Writes a checkpoint."""
         save_checkpoint(self.path / "checkpoints", run.checkpoint(), self.shards)
 
-    def log(self, done: Step, batch_tokens: int, every: int) -> None:
-        """A line of the log, every so many steps."""
+    def log(self, done: Step, batch_tokens: int, every: int, last: int) -> None:
+        """A line of the log, every so many steps, and for the last of all."""
         self._tokens += batch_tokens
-        if not self.shards.speaks or done.step % every:
+        if not self.shards.speaks or (done.step % every and done.step != last):
             return
         speed = self._tokens / max(1e-9, time.monotonic() - self._began)
         pace = {"tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
@@ -114,32 +134,43 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(
-            f"'{path}' could not be written ({error}): free space there; the checkpoints are kept, and the same call "
+            f"'{path}' could not be written ({error}): {remedy(error)}; the checkpoints are kept, and the same call "
             "goes on from the last."
         ) from error
 
 
 @contextmanager
 def terminated() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets inside the block. On leaving, the signal does what it did before, if it came.
+    """An event that SIGTERM and Ctrl-C set inside the block; on leaving, the signal that came does what it did before.
 
-    In threads other than the main one, where Python takes no signals, nothing is changed.
+    A second Ctrl-C does so at once. In threads other than the main one, where Python takes no signals, nothing is
+    changed.
     """
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
+    taken = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) is not None else []
+    # Whoever ignores Ctrl-C, as shells have background jobs do, goes on ignoring it.
+    if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+        taken.append(signal.SIGINT)
+    numbers: list[int] = []
 
-    def note(_number: int, _frame: FrameType | None) -> None:
+    def note(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and came.is_set():
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            signal.raise_signal(signal.SIGINT)
+        numbers.append(number)
         came.set()
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {number: signal.signal(number, note) for number in taken}
     try:
         yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if came.is_set():
-            signal.raise_signal(signal.SIGTERM)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if numbers:
+            signal.raise_signal(numbers[0])
 
 
 def _read(path: Path) -> Any:

@@ -97,6 +97,15 @@ def open_loggers(names: Iterable[str], folder: Path, settings: Mapping[str, Any]
                 f"loggers={[name]} needs the package {name}, which cannot be imported ({error}): "
                 f"pip install 'tl-circuits[{name}]', or leave it out, since log.jsonl has the same figures."
             ) from error
+        # Packages of others raise errors of their own where nobody is logged in, or nothing is reached.
+        except Exception as error:
+            for one in opened:
+                one.close()
+            login = "log in with 'wandb login' or set WANDB_MODE=offline" if name == "wandb" else "mend that"
+            raise SettingError(
+                f"loggers={[name]} could not be opened ({type(error).__name__}: {error}): {login}, or leave it out, "
+                "since log.jsonl has the same figures."
+            ) from error
     return opened
 
 

@@ -1,6 +1,7 @@
 """What a run will take, before anything starts: memory, disk, and time."""
 
 import math
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from tl_circuits.errors import FitError, SettingError
+from tl_circuits.errors import FileError, FitError, SettingError
 from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
 from tl_circuits.harvest.pairs import tokens_of_pass
@@ -35,14 +36,19 @@ class Disk:
     path: str
     needed: int
     free: int
+    writable: bool = True
 
     @property
     def fits(self) -> bool:
-        """Whether there is the space."""
-        return self.needed <= self.free
+        """Whether there is the space, and files may be written."""
+        return self.writable and self.needed <= self.free
 
     def refuse_what_does_not_fit(self) -> None:
-        """Raises `SettingError` where there is too little space."""
+        """Raises `SettingError` where there is too little space, and `FileError` where no files may be written."""
+        if not self.writable:
+            raise FileError(
+                f"{self.what} cannot be written in '{self.path}': no files may be made there. Name another."
+            )
         if not self.fits:
             raise SettingError(
                 f"{self.what} need {in_units(self.needed)} more in '{self.path}', and {in_units(self.free)} are "
@@ -146,6 +152,11 @@ def check_asked(model: Any, settings: Any, cache: Any) -> None:
         )
     if not isinstance(settings, TrainingSettings):
         raise SettingError(f"{settings!r:.60} are no settings: give tlc.TrainingSettings(features=...).")
+    if (settings.span or 0) > model.cfg.n_layers:
+        raise SettingError(
+            f"span={settings.span} is more than the model's {model.cfg.n_layers} layers: give {model.cfg.n_layers} or "
+            "fewer, or leave it out, to write all later ones."
+        )
     if cache is None and settings.cache_dtype != "float32":
         raise SettingError(
             f"cache_dtype={settings.cache_dtype!r} is for activations on disk: name a folder for them, cache=..."
@@ -244,4 +255,7 @@ def _seconds(
 def _disk(what: str, path: Path, needed: int, pattern: str) -> Disk:
     there = sum(found.stat().st_size for found in path.glob(pattern))
     exists = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
-    return Disk(what, str(path), max(0, needed - there), shutil.disk_usage(exists).free)
+    usage = shutil.disk_usage(exists)
+    # A file system of the kernel's own, such as /proc, says that it has no size.
+    writable = exists.is_dir() and os.access(exists, os.W_OK) and usage.total > 0
+    return Disk(what, str(path), max(0, needed - there), usage.free, writable)

@@ -53,9 +53,9 @@ def train(
     all kept ones).
 
     - Deterministic by `settings.seed` on one thread; the model is borrowed and left as it was.
-    - With a `folder`, checkpoints go into it every `checkpoint_every` steps, at the end, and when SIGTERM comes, which
-      then does what it would have done; `log.jsonl` has a line for every tenth step. The same call takes up what is in
-      the folder, and ends with the weights of a run that was never broken off.
+    - With a `folder`, checkpoints go into it every `checkpoint_every` steps, at the end, and when SIGTERM or Ctrl-C
+      comes, which then does what it would have done; `log.jsonl` has a line for every tenth step and the last. The same
+      call takes up what is in the folder, and ends with the weights of a run that was never broken off.
     - `loggers`, "wandb" and "tensorboard", take what `log.jsonl` has; each is an extra of this package of that name.
     - With a `cache`, what the MLPs read and write is kept in that folder, harvested once, and used by every run on the
       same prompts of the same model; what is missing or torn there is harvested again. The batches are the same as
@@ -115,11 +115,12 @@ def _advanced(run: Run, folder: RunFolder | None, every: int) -> CrossLayerTrans
                 if asked_to_stop.is_set():
                     break
                 continue
-            folder.log(done, settings.batch_tokens, LOG_EVERY)
+            folder.log(done, settings.batch_tokens, LOG_EVERY, settings.all_steps - 1)
             stop = run.shards.agreed(asked_to_stop.is_set())
             if stop or run.step % every == 0 or run.step in (settings.steps, settings.all_steps):
                 folder.save(run)
             if stop:
+                folder.say(f"a checkpoint of step {run.step} of {settings.all_steps} is written")
                 break
     return run.transcoder()
 
