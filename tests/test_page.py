@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import html
 import json
+import math
 import re
 import sys
 import webbrowser
@@ -195,6 +196,8 @@ def test_interventions_and_a_difference_are_recorded() -> None:
         ({"a": 5}, r"interventions\['a'\]=5: give what tlc.intervene returned"),
         ({"a": {"mode": "x"}}, r"interventions\['a'\] is no intervention: see interventions, layers, tokens"),
         ({"a": {**EMPTY_RUN, "before": [{"text": "a", "probability": "b"}]}}, "no intervention: see before"),
+        ({"a": {**EMPTY_RUN, "after": [{"text": "a", "probability": 10**400}]}}, "no intervention: see after"),
+        ({"a": {**EMPTY_RUN, "continuation": math.nan}}, "no intervention: see continuation"),
         ({"a": {**EMPTY_RUN, "moved": [3]}}, "no intervention: see moved"),
         ({"a": EMPTY_RUN}, r"is of another prompt: 'x', not '<bos>'. Give interventions on the graph's own"),
     ],

@@ -273,8 +273,9 @@ class _Read:
         """What we wrote of each target, in the order of the file; None where one is not told."""
         given = self.ours.get(name)
         places = self.places_of_targets
-        told = isinstance(given, list) and places is not None and max(places, default=-1) < len(given)
-        return [given[place] for place in places] if told else None
+        if places is None or not isinstance(given, list) or max(places, default=-1) >= len(given):
+            return None
+        return [given[place] for place in places]
 
     @cached_property
     def places_of_targets(self) -> list[int] | None:

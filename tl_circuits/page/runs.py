@@ -1,5 +1,6 @@
 """What a page tells beyond its graph: interventions on the prompt, and how another graph differs."""
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,7 @@ _RUN: dict[str, type | tuple[type, ...]] = {
     "after": list,
     "moved": list,
 }
+_MORE = ("attention", "continuation")
 
 
 def runs_of(graph: AttributionGraph, interventions: object) -> list[dict[str, Any]]:
@@ -47,6 +49,7 @@ def _run(graph: AttributionGraph, name: str, run: object) -> dict[str, Any]:
         wrong += [part for part in ("before", "after") if not all(_is_token(token) for token in plain[part])]
         wrong += [] if all(_is_move(move) for move in plain["moved"]) else ["moved"]
         wrong += [] if all(isinstance(text, str) for text in plain["interventions"]) else ["interventions"]
+        wrong += [part for part in ("layers", "tokens", *_MORE) if not _is_json(plain.get(part))]
     if wrong:
         raise SettingError(
             f"interventions[{name!r:.40}] is no intervention: see {', '.join(wrong)}. Give what tlc.intervene "
@@ -57,20 +60,35 @@ def _run(graph: AttributionGraph, name: str, run: object) -> dict[str, Any]:
             f"interventions[{name!r:.40}] is of another prompt: {''.join(map(str, plain['tokens']))!r:.80}, not "
             f"{''.join(graph.tokens)!r:.80}. Give interventions on the graph's own."
         )
-    return {part: plain[part] for part in (*_RUN, "attention", "continuation") if part in plain}
+    return {part: plain[part] for part in (*_RUN, *_MORE) if part in plain}
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def _is_token(token: object) -> bool:
     match token:
         case {"text": str(), "probability": int() | float() as chance}:
-            return math.isfinite(chance)
+            return _finite(chance)
     return False
 
 
 def _is_move(move: object) -> bool:
     match move:
         case {"feature": str(), "before": int() | float() as before, "after": int() | float() as after}:
-            return math.isfinite(before) and math.isfinite(after)
+            return _finite(before) and _finite(after)
     return False
 
 
