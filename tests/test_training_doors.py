@@ -21,6 +21,7 @@ from tl_circuits.training import train
 from tl_circuits.training.checkpoint import remedy
 from tl_circuits.training.plan import in_units, plan
 from tl_circuits.training.run import Run
+from tl_circuits.training.shards import Shards
 
 
 @pytest.fixture
@@ -220,3 +221,20 @@ def test_a_logger_that_cannot_be_opened_is_told_and_leaves_no_folder(
     with pytest.raises(SettingError, match=r"\['wandb'\] could not be opened \(UsageError: No API key.*wandb login"):
         train(model(), tokens(), SHORT, folder=tmp_path / "run", loggers=["wandb"])
     assert not (tmp_path / "run").exists()
+
+
+def test_shards_of_one_process_are_told() -> None:
+    _SAID.clear()
+    with pytest.warns(TLCircuitsWarning, match="shards=3 processes.*there is one.*--nproc-per-node 3"):
+        Shards.of_world(3)
+    assert Shards.of_world(1).n_shards == Shards.of_world().n_shards == 1
+
+
+def test_a_report_prints_as_a_table_and_says_whether_its_prompts_were_trained_on() -> None:
+    clt = train(model(), tokens(), replace(SHORT, steps=2))
+    reports = [tlc.training_report(model(), clt, tokens(4), trained_on=seen) for seen in (False, True)]
+    for report, seen in zip(reports, (False, True), strict=True):
+        assert "Write shares" in str(report)
+        assert "TrainingReport(" not in repr(report)
+        assert ("Of the training data" in str(report)) is seen
+        assert report.to_dict()["trained_on"] is seen

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from tl_circuits.replacement import replace_mlps as replace_mlps
     from tl_circuits.training import TrainingSettings as TrainingSettings
     from tl_circuits.training import train as train
+    from tl_circuits.training.report import training_report as training_report
     from tl_circuits.transcoder import BatchTopK as BatchTopK
     from tl_circuits.transcoder import CrossLayerTranscoder as CrossLayerTranscoder
     from tl_circuits.transcoder import JumpReLU as JumpReLU
@@ -117,6 +118,7 @@ _ROOMS = {
     "pictures": ("plot", "plot_error_share", "plot_intervention", "subgraph_svg"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
+    "training.report": ("training_report",),
     "transcoder": ("BatchTopK", "CrossLayerTranscoder", "JumpReLU", "ReLU", "TopK"),
     "transcoder.files": ("save_transcoder",),
     "transcoder.load": ("load_transcoder",),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import tl_circuits as tlc
 from tl_circuits.training.plan import plan
-from tl_circuits.training.report import training_report
 from tl_circuits.zoo.world import world
 
 model, _ = tlc.demo()  # any HookedTransformer or TransformerBridge
@@ -20,7 +19,7 @@ out = Path(tempfile.mkdtemp())
 clt = tlc.train(model, texts, settings, folder=out / "run", cache=out / "activations")
 print("in the run's folder:", ", ".join(sorted(path.name for path in (out / "run").iterdir())))
 
-report = training_report(model, clt, unseen)
+report = tlc.training_report(model, clt, unseen)
 kept = report.fidelity.overall.last_agreement
 print("more of its answers are kept than with ablated MLPs:", kept.value.value > kept.floor.value + 0.2)
 print("lower layers write a share of", len([share for share in report.across if share > 0]), "MLPs")

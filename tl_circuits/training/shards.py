@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tl_circuits.errors import SettingError
+from tl_circuits.errors import SettingError, warn_once
 from tl_circuits.training.rules import Others
 from tl_circuits.training.weights import is_sharded
 
@@ -34,9 +34,15 @@ class Shards:
         """The processes of torch.distributed where it is initialised, else this one alone.
 
         `n_shards` processes share the features and the others repeat them on other tokens; without it, all share the
-        features. Raises `SettingError` where the processes do not divide so.
+        features. Raises `SettingError` where the processes do not divide so, and warns where there is only one.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            if n_shards is not None and n_shards > 1:
+                warn_once(
+                    f"shards={n_shards} processes are to share the features, and there is one: it holds all of them. "
+                    f"Start {n_shards}, say with torchrun --nproc-per-node {n_shards}, or leave shards out.",
+                    stacklevel=3,
+                )
             return cls()
         size, rank = dist.get_world_size(), dist.get_rank()
         n_shards = size if n_shards is None else n_shards
