@@ -87,6 +87,7 @@ PUBLIC = [
     "trace",
     "trace_many",
     "train",
+    "training_report",
     "validate",
     "widget",
     "write_shares",
