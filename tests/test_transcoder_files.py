@@ -383,6 +383,14 @@ def test_a_nan_decoder_row_is_found_when_it_is_read(tmp_path: Path) -> None:
 # Whole or not at all
 
 
+def test_weights_may_be_read_by_whom_other_files_may_be(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    folder = save_transcoder(cross_layer(), tmp_path / "clt")
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert {path.stat().st_mode for path in files} == {plain.stat().st_mode}
+
+
 def test_an_existing_folder_is_replaced_only_when_told(tmp_path: Path) -> None:
     folder = save_transcoder(cross_layer(), tmp_path / "clt")
     with pytest.raises(

@@ -92,12 +92,16 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write one safetensors file, on CPU and contiguous, each tensor in its own dtype."""
+    """Write one safetensors file, on CPU and contiguous, each tensor in its own dtype, readable as other files are."""
     # safetensors refuses tensors that share memory, as views of one parameter do; cloning all but the largest parts
     # them without a second copy of a decoder.
     largest = max(tensors, key=lambda name: tensors[name].numel())
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors makes files that only their owner may read, whatever the umask says.
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: tensor if name == largest else tensor.clone() for name, tensor in plain.items()}, path)
+    path.chmod(mode)
 
 
 def _parse_header(path: Path, raw: bytes) -> dict[str, dict[str, Any]]:
