@@ -31,6 +31,7 @@ from tests.page_engine import NO_NODE, NODE, Engine
 from tl_circuits.errors import FileError
 from tl_circuits.graph import AttributionGraph, GraphScores
 from tl_circuits.graph.influence import Shares, counted_sources, cumulative, node_influence, target_shares
+from tl_circuits.graph.record import CONSTANTS
 from tl_circuits.page import load_labels
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NODE is None, reason=NO_NODE)]
@@ -183,7 +184,21 @@ def test_its_json_is_to_json_s(engine: Engine, file: Path, recipe: Recipe, nodes
     small = labelled.prune(nodes, edges)
     expected = json.loads(small.to_json(pinned=pins, supernodes={"Texas": group}))
     version = expected["metadata"]["tl_circuits"]["version"]
-    assert_same(engine.ask("json", file=str(file), work=work, version=version), expected)
+    found = engine.ask("json", file=str(file), work=work, version=version)
+    assert sorted(node["influence"] for node in found["nodes"]) == pytest.approx(
+        sorted(node["influence"] for node in expected["nodes"]), **EXACT
+    )
+    for place in tied(labelled, small):
+        found["nodes"][place]["influence"] = expected["nodes"][place]["influence"]
+    assert_same(found, expected)
+
+
+def tied(graph: AttributionGraph, small: AttributionGraph) -> list[int]:
+    """The nodes on display whose influence another node shares up to rounding, which then decides their order."""
+    influence = graph.influence()
+    rows = (~small.nodes.rows(*CONSTANTS)).nonzero()[:, 0].tolist()
+    own = [graph.node(small.nodes[row]).influence for row in rows]
+    return [place for place, value in enumerate(own) if int(((influence - value).abs() < 1e-12).sum()) > 1]
 
 
 def test_its_json_of_hostile_words_is_to_json_s(engine: Engine, file: Path) -> None:
@@ -364,6 +379,7 @@ def test_its_dot_of_hostile_words_is_python_s(engine: Engine, file: Path) -> Non
 
 def test_its_labels_as_csv_are_read_here_and_there(engine: Engine, tmp_path: Path) -> None:
     labels = {"2/623": 'say "Austin",\nnow', "0/1": "=1+1", "0/2": "", "11/3": "'quoted'"}
+    labels |= {"11/4": "'=1", "11/5": "''-1"}
     found = engine.ask("labels_csv", labels=labels)
     assert found["back"] == labels
     path = tmp_path / "labels.csv"

@@ -11,7 +11,7 @@ from tl_circuits.graph.asked import file_name
 
 FORMAT, VERSION = "tl_circuits.labels", "1"
 _HEADER = ["layer", "index", "label"]
-_FORMULA = re.compile(r"^'(?=[=+\-@\t\r])")
+_FORMULA = re.compile(r"^'(?='*[=+\-@\t\r])")
 
 
 def load_labels(path: str | Path) -> dict[tuple[int, int], str]:

@@ -22,7 +22,7 @@ export function csv(lines: readonly (readonly (string | number)[])[]): string {
 /** A text that a spreadsheet would take for a formula is written with an apostrophe before it. */
 function field(value: string | number): string {
   if (typeof value === "number") return Number.isFinite(value) ? String(value) : "";
-  const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const safe = /^'*[=+\-@\t\r]/.test(value) ? `'${value}` : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replace(/"/g, '""')}"` : safe;
 }
 
@@ -33,7 +33,7 @@ export function readCsv(text: string): string[][] {
   for (const match of text.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/g)) {
     const field = match[1] !== undefined ? match[1].replace(/""/g, '"') : match[2] ?? "";
     if (match[3] === "" && field === "" && !line.length) break;
-    line.push(field.replace(/^'(?=[=+\-@\t\r])/, ""));
+    line.push(field.replace(/^'(?='*[=+\-@\t\r])/, ""));
     if (match[3] === ",") continue;
     lines.push(line);
     line = [];

@@ -12,7 +12,7 @@ export function viewerJson(graph: Graph, work: Work, labels: ReadonlyMap<string,
   const rows = [...graph.nodes.kind.keys()].filter((row) => cut.nodes[row] && !isConstant(graph.nodes.kind[row]));
   const ids = graph.names.map((_, row) => idOf(graph, row));
   return JSON.stringify({
-    metadata: metadata(graph, work, cut, version, rows.filter((row) => graph.nodes.kind[row] === FEATURE && !graph.expanded[row]).map((row) => ids[row])),
+    metadata: metadata(graph, work, cut, version, ids, rows.filter((row) => graph.nodes.kind[row] === FEATURE && !graph.expanded[row]).map((row) => ids[row])),
     qParams: viewState(graph, work, ids, new Set(rows)),
     nodes: nodesOf(graph, work, labels, rows, ids),
     links: linksOf(graph, cut, ids, new Set(rows)),
@@ -107,7 +107,7 @@ function viewState(graph: Graph, work: Work, ids: string[], shown: Set<number>):
   return { linkType: "both", pinnedIds: present(work.pins), supernodes: groups.filter((one) => one.length > 1) };
 }
 
-function metadata(graph: Graph, work: Work, cut: Cut, version: string, unexpanded: string[]): unknown {
+function metadata(graph: Graph, work: Work, cut: Cut, version: string, ids: string[], unexpanded: string[]): unknown {
   const { provenance } = graph;
   const prompt = String(provenance["prompt"] ?? "") || graph.tokens.join("");
   const scores = score(graph, cut, false);
@@ -134,6 +134,7 @@ function metadata(graph: Graph, work: Work, cut: Cut, version: string, unexpande
       scores_note: note(graph, cut),
       constants_left_out: [...graph.nodes.kind.keys()].filter((row) => cut.nodes[row] && isConstant(graph.nodes.kind[row])).length,
       provenance,
+      target_nodes: ids.slice(graph.firstTarget),
       target_weights: [...graph.targetWeights],
       target_tokens: [...graph.nodes.index.slice(graph.firstTarget)],
       target_probabilities: [...graph.targetProbabilities].map(orNull),
