@@ -75,12 +75,13 @@ def local(folder: Path) -> tlc.LocalReplacementModel:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["clt", "plt"])
-def test_attribution_runs_without_the_peer(tmp_path: Path, kind: str) -> None:
-    options = ["--kind", kind, "--n-tokens", "6", *SHAPE, "--no-peer", "--share-runs", "1"]
+@pytest.mark.parametrize(("kind", "share_runs"), [("clt", 1), ("plt", 0)])
+def test_attribution_runs_without_the_peer(tmp_path: Path, kind: str, share_runs: int) -> None:
+    options = ["--kind", kind, "--n-tokens", "6", *SHAPE, "--no-peer", "--share-runs", str(share_runs)]
     found = script("attribution_vs_circuit_tracer", tmp_path / "out.json", *options)
     assert found["figures"]["features"] > 0
-    assert found["measured"]["feature_phase"][0]["needed_gflop"] > 0
+    assert [phase["needed_gflop"] > 0 for phase in found["measured"]["feature_phase"]] == [True] * share_runs
+    assert ("gemm_share_needed" in found["figures"]) == (share_runs > 0)
     assert "ratio" not in found["figures"]
     assert found["peer"] == {}
     assert "not run" in report.section([found])
@@ -172,10 +173,10 @@ def test_coverage_is_compared_with_the_peers_cap(tmp_path: Path, of: str) -> Non
 
 @pytest.mark.slow
 def test_memory_runs(tmp_path: Path) -> None:
-    options = ["--n-tokens", "6", *SHAPE, "--tokens", "4,8", "--features", "", "--full-up-to", "4"]
+    options = ["--n-tokens", "6", *SHAPE, "--tokens", "4,8", "--features", "", "--full-up-to", "4", "--coverage-up-to", "4"]
     found = script("memory", tmp_path / "out.json", *options)
     ways = [(row["n_tokens"], row["way"]) for row in found["figures"]["rows"]]
-    assert ways == [(4, "full"), (4, "coverage .95"), (4, "256 best"), (8, "coverage .95"), (8, "256 best")]
+    assert ways == [(4, "full"), (4, "coverage .95"), (4, "256 best"), (8, "256 best")]
     assert all(row["peak_gb"] > row["above_weights_gb"] for row in found["figures"]["rows"])
     assert "GB above the weights" in report.section([found])
 

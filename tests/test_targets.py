@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -42,6 +42,7 @@ def centred_logits(model_class: str, pos: int) -> Tensor:
 
 
 @pytest.mark.slow
+@settings(max_examples=25)
 @given(probability=st.floats(0.01, 1.0), at_most=st.integers(1, models.D_VOCAB + 5))
 def test_the_most_likely_tokens_are_as_few_as_reach_the_probability(probability: float, at_most: int) -> None:
     graph = tlc.attribute(local(), max_targets=at_most, target_probability=probability, max_features=1)

@@ -192,11 +192,16 @@ def test_ctrl_c_writes_a_checkpoint_and_then_interrupts(
         return advance(self)
 
     monkeypatch.setattr(Run, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(model(), tokens(), SHORT, folder=tmp_path)
+    # A job in the background of a shell ignores Ctrl-C, and so would the tests there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(model(), tokens(), SHORT, folder=tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "a checkpoint of step 5 of 12 is written" in capsys.readouterr().err
     assert (tmp_path / "checkpoints" / "step-00000005.json").is_file()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_tensors_are_as_open_as_the_files_beside_them(tmp_path: Path) -> None:

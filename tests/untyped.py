@@ -325,7 +325,10 @@ def generation_doors(_folder: Path) -> Iterator[Try]:
     for done in ([[], []], [[tlc.Intervention(feature, scale=0)]]):
         yield refused("generate of several", "several were given", lambda done=done: call(done))
     node = NodeId(Kind.FEATURE, 0, 2, 3)
-    yield refused("an intervention on a graph's node", "str(node.id)", lambda: tl.Intervention([node], scale=0))
+    yield works("an intervention on a graph's node", lambda: call(tlc.Intervention([node], scale=0)))
+    token = NodeId(Kind.TOKEN, -1, 2, 3)
+    yield refused("an intervention on a token", "leave it out", lambda: tl.Intervention([token], scale=0))
+    yield refused("an intervention on a number", "str(node.id)", lambda: tl.Intervention([3], scale=0))
     yield works("an intervention on its name", lambda: call(tlc.Intervention([str(node)], scale=0)))
     settings = {
         "max_new_tokens": (2.5, True, "a", None, 0),
