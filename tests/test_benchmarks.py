@@ -173,7 +173,8 @@ def test_coverage_is_compared_with_the_peers_cap(tmp_path: Path, of: str) -> Non
 
 @pytest.mark.slow
 def test_memory_runs(tmp_path: Path) -> None:
-    options = ["--n-tokens", "6", *SHAPE, "--tokens", "4,8", "--features", "", "--full-up-to", "4", "--coverage-up-to", "4"]
+    options = ["--n-tokens", "6", *SHAPE, "--tokens", "4,8", "--features", ""]
+    options += ["--full-up-to", "4", "--coverage-up-to", "4"]
     found = script("memory", tmp_path / "out.json", *options)
     ways = [(row["n_tokens"], row["way"]) for row in found["figures"]["rows"]]
     assert ways == [(4, "full"), (4, "coverage .95"), (4, "256 best"), (8, "256 best")]
