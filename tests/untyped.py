@@ -17,6 +17,7 @@ import torch
 
 import tl_circuits as tlc
 from tests.graphs import random_graph
+from tl_circuits.comparison import Task, circuit_curve, neurons
 from tl_circuits.graph.circuit_tracer import convert_graph
 from tl_circuits.intervention import collapse
 from tl_circuits.nodes import Kind, NodeId
@@ -583,7 +584,24 @@ def card_doors(folder: Path) -> Iterator[Try]:
     yield refused("save_page(cards=5)", "cards=5", lambda: tl.save_page(random_graph(3), folder / "x.html", cards=5))
 
 
+def comparison_doors(_folder: Path) -> Iterator[Try]:
+    model, _ = tlc.demo()
+    tokens, answers = torch.tensor([[1, 5, 9], [1, 6, 9]]), torch.tensor([3, 4])
+    asked, basis = Task("any", tokens, tokens.flip(0), answers, answers.flip(0)), neurons(model)
+
+    def curve(**given: Any) -> object:
+        return circuit_curve(model, basis, asked, **given)
+
+    yield refused("a scorer", "scorer='guess' is none: give one of attribution-patching", lambda: curve(scorer="guess"))
+    yield refused("errors", "errors='lost' is none: give one of corrupted", lambda: curve(errors="lost"))
+    yield refused(
+        "pairs of two lengths", "pairs of one length", lambda: Task("any", tokens, tokens[:, :2], answers, answers + 1)
+    )
+    yield refused("too few answers", "answers 1 and 2", lambda: Task("any", tokens, tokens, answers[:1], answers))
+
+
 DOORS = {
+    "comparison": comparison_doors,
     "cards": card_doors,
     "page": page_doors,
     "training": training_doors,

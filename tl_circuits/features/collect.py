@@ -16,7 +16,7 @@ from tl_circuits.errors import FitError, SettingError
 from tl_circuits.features.cards import FeatureCards
 from tl_circuits.features.chosen import Chosen, chosen
 from tl_circuits.features.contexts import ContextTally
-from tl_circuits.features.encoders import CELLS, Encoder, alone, at_inference
+from tl_circuits.features.encoders import CELLS, Encoder, alone
 from tl_circuits.features.finish import Asks, finished
 from tl_circuits.features.kept import Seen, Window
 from tl_circuits.features.operands import Operands
@@ -26,7 +26,7 @@ from tl_circuits.graph.asked import positive, whole
 from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_doubts
 from tl_circuits.sites import Model, Sites, Tap, run_to
-from tl_circuits.transcoder import CrossLayerTranscoder
+from tl_circuits.transcoder import CrossLayerTranscoder, at_inference
 
 TOKENS_PER_PASS = 4096
 MEMORY_BUDGET = 2**30

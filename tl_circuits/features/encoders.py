@@ -1,7 +1,6 @@
 """The activations of a few features of a layer, where the transcoder's activation lets them be had alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int64
@@ -43,15 +42,3 @@ class Encoder:
 def alone(transcoder: CrossLayerTranscoder) -> bool:
     """Whether a feature's activation does not depend on the other features'."""
     return isinstance(transcoder.activation, ReLU | JumpReLU | BatchTopK)
-
-
-@contextmanager
-def at_inference(transcoder: CrossLayerTranscoder) -> Iterator[None]:
-    """Inside, activations are those of inference, whatever mode the transcoder is in."""
-    training = [module for module in transcoder.modules() if module.training]
-    transcoder.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

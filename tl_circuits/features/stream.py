@@ -10,13 +10,12 @@ from torch import Tensor
 
 from tl_circuits.errors import PromptError
 from tl_circuits.graph.asked import whole
-from tl_circuits.harvest import kept_tokens
+from tl_circuits.harvest import COLUMNS, kept_tokens
 from tl_circuits.sites import Model
 
 Data = Any
 """Token ids of shape (prompt, position); texts or lists of token ids, in a list or as they come; a `datasets.Dataset`,
 streamed or not, of which the first of the columns below that it has is read."""
-COLUMNS = ("tokens", "input_ids", "text")
 
 
 @dataclass(frozen=True, eq=False)

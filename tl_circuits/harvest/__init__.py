@@ -17,5 +17,6 @@ from tl_circuits.harvest.cache import CacheForm as CacheForm
 from tl_circuits.harvest.pairs import Pairs as Pairs
 from tl_circuits.harvest.pairs import collect as collect
 from tl_circuits.harvest.pairs import passes as passes
+from tl_circuits.harvest.prompts import COLUMNS as COLUMNS
 from tl_circuits.harvest.prompts import Prompts as Prompts
 from tl_circuits.harvest.prompts import kept_tokens as kept_tokens

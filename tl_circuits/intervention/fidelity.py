@@ -6,7 +6,6 @@ What is kept is sums, by prompt; nothing is by token.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
@@ -27,7 +26,7 @@ from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_another_model
 from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
 from tl_circuits.sites import Model, has_user_hooks
-from tl_circuits.transcoder import CrossLayerTranscoder
+from tl_circuits.transcoder import CrossLayerTranscoder, at_inference
 
 SAME = 1e-12
 """What differs by no more than such a share of its size is the same: sums are in float64."""
@@ -70,7 +69,7 @@ def evaluate(
     size = None if batch_size is None else number("evaluate", "batch_size", batch_size)
     sets = _sets(data)
     warn_of_another_model(model, transcoder)
-    with torch.inference_mode(False), torch.no_grad(), _at_inference(transcoder):
+    with torch.inference_mode(False), torch.no_grad(), at_inference(transcoder):
         prompts = _Prompts.of(model, sets)
         n_prompts = len(prompts.tokens)
         passes = FidelityPasses(model, transcoder, n_prompts=n_prompts, n_sets=len(sets), each_layer=each_layer)
@@ -172,17 +171,6 @@ def _drawn(resamples: Any, level: Any, seed: Any) -> dict[str, Any]:
             f"{least}."
         )
     return {"resamples": whole(resamples), "level": float(level), "seed": whole(seed)}
-
-
-@contextmanager
-def _at_inference(transcoder: CrossLayerTranscoder) -> Iterator[None]:
-    training = [module for module in transcoder.modules() if module.training]
-    transcoder.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _fidelity(

@@ -7,3 +7,4 @@ from tl_circuits.transcoder.activations import JumpReLU as JumpReLU
 from tl_circuits.transcoder.activations import ReLU as ReLU
 from tl_circuits.transcoder.activations import TopK as TopK
 from tl_circuits.transcoder.transcoder import CrossLayerTranscoder as CrossLayerTranscoder
+from tl_circuits.transcoder.transcoder import at_inference as at_inference

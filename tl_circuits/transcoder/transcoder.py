@@ -1,6 +1,7 @@
 """The one type for cross-layer and per-layer transcoders, with or without a linear skip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int64
@@ -234,6 +235,18 @@ class CrossLayerTranscoder(nn.Module):
                         "file is damaged or the training diverged."
                     )
                 bar.update(1)
+
+
+@contextmanager
+def at_inference(transcoder: CrossLayerTranscoder) -> Iterator[None]:
+    """Inside, activations are those of inference, whatever mode the transcoder is in."""
+    training = [module for module in transcoder.modules() if module.training]
+    transcoder.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _tensors(name: str, given: Tensor | Sequence[Tensor]) -> list[Tensor]:
