@@ -13,7 +13,8 @@ questions that nobody was trained on:
   tokens); written across layers: the share of layer 1's and 2's explained output that lower layers' features write.
 - mediated: of the effect that layer-0 features at the last token have on the answer, the share that passes layer 1 at
   that token, in the graph (through its features) and in the model (measured with the shipped per-layer transcoder);
-  collapse is how far the two differ. Medians over questions: where effects cancel, a share can be anything.
+  collapse is how far the two differ. Shares are of the effect over all questions, each with the sign of its whole: of
+  one question where effects cancel, a share can be anything.
 - swap: how often the other state's answer comes, once the state's features are swapped at double strength, and once as
   many random ones are.
 
@@ -56,7 +57,6 @@ GAIN = 0.05
 SETTLED = 0.3
 """The share of the steps before λ is steered: L0 falls by itself at first."""
 TRIALS = 250
-MEDIANS = ("mediated, graph", "mediated, model", "mediated collapse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +123,24 @@ def sparsity(run: Run, found: CrossLayerTranscoder, tokens: int = 10_000) -> dic
 
 
 def of_graphs(case: Case, found: CrossLayerTranscoder, prompts: Sequence[Prompt]) -> dict[str, float]:
-    """Means over graphs, and medians of shares."""
-    rows = [_of_graph(case, found, prompt.text) for prompt in prompts]
-    names = sorted({name for row in rows for name in row})
-    of_all = {name: [row[name] for row in rows if name in row] for name in names}
-    return {
-        name: statistics.median(values) if name in MEDIANS else statistics.mean(values)
-        for name, values in of_all.items()
-    }
+    """Means over graphs, and shares of what their effects sum to."""
+    graphs = [_of_graph(case, found, prompt.text) for prompt in prompts]
+    rows = [row for row, _ in graphs]
+    means = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
+    return means | mediation([passed for _, passed in graphs if passed is not None])
 
 
-def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> dict[str, float]:
+def mediation(passed: Sequence[tlc.HopCollapse]) -> dict[str, float]:
+    """The shares mediated in graphs and in the model, each question counted by how large its effect is."""
+    told = [each for each in passed if each.graph_effect and each.model_effect]
+    if not told:
+        return {}
+    graph = sum(each.graph * abs(each.graph_effect) for each in told) / sum(abs(each.graph_effect) for each in told)
+    model = sum(each.model * abs(each.model_effect) for each in told) / sum(abs(each.model_effect) for each in told)
+    return {"mediated, graph": graph, "mediated, model": model, "mediated collapse": abs(graph - model)}
+
+
+def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> tuple[dict[str, float], tlc.HopCollapse | None]:
     local, by_layer = (tlc.localize(case.model, each, text) for each in (found, case.plt))
     graph = tlc.attribute(local, progress=False)
     reached = graph.path_lengths()
@@ -148,11 +155,9 @@ def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> dict[str, f
         [f for f in of.active() if f.layer == layer and f.pos == of.n_pos - 1]
         for of, layer in ((local, 0), (local, 1), (by_layer, 1))
     )
-    if first and step:
-        passed = tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)
-        shares = (passed.graph, passed.model, passed.collapse)
-        said |= {name: share for name, share in zip(MEDIANS, shares, strict=True) if share == share}
-    return said
+    if not (first and step):
+        return said, None
+    return said, tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)
 
 
 def main() -> None:

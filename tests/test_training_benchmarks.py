@@ -9,9 +9,10 @@ import torch
 
 from benchmarks import training_tables
 from benchmarks.chains import chain
-from benchmarks.training_presets import GAIN, MEDIANS, steering
+from benchmarks.training_presets import GAIN, mediation, steering
 from benchmarks.training_quality import interval
 from tests.test_benchmarks import script
+from tl_circuits import HopCollapse
 from tl_circuits.harvest import collect
 
 
@@ -49,6 +50,13 @@ def test_steering_brings_a_sparsity_to_what_is_wanted_and_leaves_it_there(expone
     assert 40 * (weight / 1e-3) ** exponent == pytest.approx(8, rel=0.05)
     assert steering(8, 8) == 1
     assert steering(0, 8) == pytest.approx(math.exp(-GAIN))
+
+
+def test_questions_count_in_what_is_mediated_by_how_large_their_effects_are() -> None:
+    whole, cancelling = HopCollapse(0.2, 0.5, 2.0, -3.0), HopCollapse(-90.0, 70.0, 1e-6, 1e-6)
+    found = mediation([whole, cancelling, HopCollapse(float("nan"), 0.5, 0.0, 1.0)])
+    assert found == pytest.approx({"mediated, graph": 0.2, "mediated, model": 0.5, "mediated collapse": 0.3}, abs=1e-3)
+    assert mediation([]) == {}
 
 
 def test_an_interval_over_seeds_needs_several() -> None:
@@ -102,5 +110,6 @@ def test_presets_are_compared_on_the_demo(tmp_path: Path) -> None:
     options = ["--presets", "topk", "--seeds", "0", "--features", "16", "--l0", "4", "--steps", "4", "--graphs", "1"]
     found = script("training_presets", tmp_path / "presets.json", *options, "--finetune-steps", "1")
     # Shares of an effect are there only where there is one.
-    assert set(training_tables.PRESET_COLUMNS) - set(MEDIANS) <= set(found["figures"]["topk"])
+    shares = set(mediation([HopCollapse(1.0, 1.0, 1.0, 1.0)]))
+    assert set(training_tables.PRESET_COLUMNS) - shares <= set(found["figures"]["topk"])
     assert 0 < found["figures"]["topk"]["L0"] <= 4
