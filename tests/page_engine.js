@@ -42,9 +42,35 @@ const answers = {
       return error.problems;
     }
   },
+  suggest({ file, features, alike }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const counted = page.countedSources(graph.nodes, false);
+    const shares = page.sharesOf(graph.edges, counted);
+    const whole = { nodes: new Uint8Array(graph.nodes.count).fill(1), edges: new Uint8Array(graph.edges.source.length).fill(1) };
+    const influence = page.nodeInfluence(page.withLossesAsErrors(graph, whole, false).shares, graph, page.targetShares(graph));
+    const rows = features ?? [...graph.names.keys()].slice(0, graph.nFeatures);
+    return { origins: page.origins(graph, shares).map(list), groups: page.suggest(graph, graph.labels, shares, influence, rows, alike) };
+  },
+  groups({ file, work, text }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    try {
+      return page.readGroups(graph, page.asWork(work, page.FRESH), text);
+    } catch (error) {
+      return { problems: error.problems };
+    }
+  },
+  positions({ file, work }) {
+    const graph = page.readGraph(new Uint8Array(fs.readFileSync(file)));
+    const influence = page.nodeInfluence(page.sharesOf(graph.edges, page.countedSources(graph.nodes, false)), graph, page.targetShares(graph));
+    const found = page.shownPositions(graph, page.asWork(work, page.FRESH), [...graph.names.keys()], influence);
+    return found && [...found].sort((a, b) => a - b);
+  },
+  link_at({ links, places, x, y, reach }) {
+    return page.linkAt(links, (row) => places[row], x, y, reach);
+  },
   labels({ text }) {
     try {
-      return { labels: page.readLabels(text) };
+      return page.readLabels(text);
     } catch (error) {
       return { problems: error.problems };
     }
@@ -75,7 +101,7 @@ const answers = {
   },
   labels_csv({ labels }) {
     const text = page.labelsCsv(new Map(Object.entries(labels)));
-    return { text, back: page.readLabels(text) };
+    return { text, back: page.readLabels(text).labels };
   },
   csv({ lines }) {
     return page.csv(lines);

@@ -692,7 +692,7 @@ def test_labels_are_read_from_a_file(chromium: Browser, page: Path, tmp_path: Pa
         tab.keyboard.press("e")
         for path in (bad, good):
             with tab.expect_file_chooser() as chooser:
-                button(tab, "Read labels").click()
+                button(tab, "Read").click()
             chooser.value.set_files(path)
             if path is bad:
                 tab.get_by_role("alert").wait_for()

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tl_circuits.errors import FileError
 from tl_circuits.graph import AttributionGraph, GraphScores
 from tl_circuits.graph.influence import Shares, counted_sources, cumulative, node_influence, target_shares
 from tl_circuits.graph.record import CONSTANTS
+from tl_circuits.graph.suggest import origins
 from tl_circuits.page import load_labels
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NODE is None, reason=NO_NODE)]
@@ -385,3 +387,120 @@ def test_its_labels_as_csv_are_read_here_and_there(engine: Engine, tmp_path: Pat
     path = tmp_path / "labels.csv"
     path.write_bytes(found["text"].encode())
     assert {f"{layer}/{index}": text for (layer, index), text in load_labels(path).items()} == labels
+
+
+# Suggestions, groups from files, long prompts, links under the pointer
+
+
+@given(recipes, st.sampled_from([0.2, 0.5, 0.75, 0.9]), st.booleans())
+@settings(max_examples=40)
+def test_its_suggestions_are_python_s(
+    engine: Engine, file: Path, recipe: Recipe, alike: float, only_some: bool
+) -> None:
+    graph = recipe().with_labels({(0, 0): "Texas 90%", (1, 1): "say Texas", (2, 2): "the word is", (1, 3): "to-be"})
+    graph.save(file)
+    n_features = len(graph.nodes.features())
+    rows = list(range(n_features))[:: 2 if only_some else 1]
+    found = engine.ask("suggest", file=str(file), features=rows, alike=alike)
+    for row, expected in zip(found["origins"], origins(graph).tolist(), strict=True):
+        assert close(row, expected)
+    expected = graph.suggest_supernodes(rows, alike=alike)
+    assert {
+        one["label"]: tuple(graph.nodes.features()[row] for row in one["rows"]) for one in found["groups"]
+    } == expected
+    assert [one["label"] for one in found["groups"]] == list(expected)
+
+
+def test_suggestions_of_random_graphs_are_not_all_none() -> None:
+    recipe = partial(random_graph, n_layers=4, n_pos=2, n_features=24)
+    assert sum(len(recipe(seed).suggest_supernodes()) for seed in range(10)) > 10
+
+
+@given(recipes)
+@settings(max_examples=15)
+def test_pins_supernodes_and_labels_come_back_from_the_json(engine: Engine, file: Path, recipe: Recipe) -> None:
+    graph = recipe()
+    graph.save(file)
+    features = [str(feature) for feature in graph.nodes.features()]
+    pins, group = features[::3], features[1::3]
+    supernodes = {"Texas": group} if group else {}
+    labels = {(one.layer, one.index): f"word {one.index}" for one in graph.nodes.features()[:2]}
+    text = graph.with_labels(labels).to_json(pinned=pins, supernodes=supernodes)
+    found = engine.ask("groups", file=str(file), work={}, text=text)
+    assert sorted(found["work"]["pins"]) == sorted({*pins, *group})
+    assert {one["label"]: sorted(one["members"]) for one in found["work"]["supernodes"]} == {
+        label: sorted(members) for label, members in supernodes.items()
+    }
+    assert found["work"]["labels"] == {f"{layer}/{index}": label for (layer, index), label in labels.items()}
+    assert (found["supernodes"], found["missing"]) == (len(supernodes), 0)
+
+
+def test_what_a_save_button_wrote_is_read_and_strangers_are_counted(engine: Engine, file: Path) -> None:
+    graph = random_graph(3, n_features=9)
+    graph.save(file)
+    ids = [f"{one.layer}_{one.index}_{one.pos}" for one in graph.nodes.features()]
+    view = {"pinnedIds": f"{ids[0]},9_9_9", "supernodes": json.dumps([["Texas", ids[1], "8_8_8"], ["none", "7_7_7"]])}
+    work = {"pins": [str(graph.nodes.features()[2])]}
+    found = engine.ask("groups", file=str(file), work=work, text=json.dumps({"qParams": view}))
+    names = [str(feature) for feature in graph.nodes.features()]
+    assert found["work"]["pins"] == [names[2], names[0], names[1]]
+    assert found["work"]["supernodes"] == [{"label": "Texas", "members": [names[1]]}]
+    assert found["missing"] == 3
+
+
+@pytest.mark.parametrize(
+    ("view", "says"),
+    [
+        ({"pinnedIds": 5}, "pinnedIds is 5, not a list of nodes"),
+        ({"supernodes": "[["}, 'supernodes is "[[", which is no JSON'),
+        ({"supernodes": 5}, 'A supernode is 5, not ["label"'),
+        ({"supernodes": [["a", 3]]}, 'A supernode is ["a",3], not ["label"'),
+    ],
+)
+def test_groups_that_make_no_sense_are_told(engine: Engine, file: Path, view: Any, says: str) -> None:
+    random_graph(3).save(file)
+    assert says in engine.ask("groups", file=str(file), work={}, text=json.dumps({"qParams": view}))["problems"][0]
+
+
+def test_labels_say_whose_they_are(engine: Engine) -> None:
+    text = engine.ask("written", labels={"0/5": "Texas"}, transcoder="some-clt")
+    assert engine.ask("labels", text=text) == {"labels": {"0/5": "Texas"}, "transcoder": "some-clt"}
+
+
+def test_of_a_long_prompt_what_matters_is_shown_until_all_is_asked_for(engine: Engine, file: Path) -> None:
+    graph = random_graph(5, n_pos=70, n_features=12, n_layers=2)
+    graph.save(file)
+    influence = torch.zeros(70, dtype=torch.float64)
+    there = graph.nodes.pos >= 0
+    influence.index_add_(0, graph.nodes.pos[there].long(), graph.influence()[there])
+    found = engine.ask("positions", file=str(file), work={})
+    assert len([pos for pos in found if pos >= 0]) in (63, 64)
+    assert 69 in found
+    hidden = [pos for pos in range(70) if pos not in found]
+    assert float(influence[hidden].max()) <= float(influence[[pos for pos in found if pos >= 0]].sort().values[1])
+    assert engine.ask("positions", file=str(file), work={"allTokens": True}) is None
+    pinned = {"pins": [f"token@{hidden[0]}"], "positions": [hidden[1]]}
+    assert {hidden[0], hidden[1]} <= set(engine.ask("positions", file=str(file), work=pinned))
+    random_graph(5, n_pos=64).save(file)
+    assert engine.ask("positions", file=str(file), work={}) is None
+
+
+def test_the_link_under_the_pointer_is_found_along_its_curve(engine: Engine) -> None:
+    places = [[100, 300], [100, 100], [400, 100]]
+    links = [
+        {"source": 0, "target": 1, "weight": 1, "share": 1, "carried": 1},
+        {"source": 0, "target": 2, "weight": 1, "share": 1, "carried": 1},
+    ]
+    asked = {"links": links, "places": places, "reach": 5}
+
+    def target(x: float, y: float) -> int | None:
+        found = engine.ask("link_at", **asked, x=x, y=y)
+        return None if found is None else found["target"]
+
+    # The first is a straight line up; the second swings over, and lies in its middle between its ends.
+    assert target(102, 150) == 1
+    assert target(110, 150) is None
+    assert target(250, 200) == 2
+    assert target(250, 230) is None
+    # Where both are, the one that is drawn on top.
+    assert target(100, 298) == 2

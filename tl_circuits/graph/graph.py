@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from tl_circuits.errors import FileError, GraphError, SettingError, warn_once
-from tl_circuits.graph.asked import feature_labels, file_name, number
+from tl_circuits.graph.asked import feature_labels, file_name, number, share
 from tl_circuits.graph.card import as_html, as_text, lines
 from tl_circuits.graph.diff import GraphDiff, diff
 from tl_circuits.graph.dot import to_dot
@@ -24,6 +24,7 @@ from tl_circuits.graph.paths import Path, effect, strongest
 from tl_circuits.graph.prune import prune
 from tl_circuits.graph.record import GraphRecord
 from tl_circuits.graph.scores import GraphScores, score
+from tl_circuits.graph.suggest import as_features, suggest
 from tl_circuits.graph.tables import GraphTables, to_networkx, to_pandas
 from tl_circuits.graph.viewer_file import MOST_BYTES, ViewerFile, is_viewer_file
 from tl_circuits.graph.viewer_graph import read_viewer_graph
@@ -145,6 +146,28 @@ class AttributionGraph(GraphRecord):
         ends = torch.zeros(len(shares.counted), dtype=torch.bool)
         ends[self.nodes.span(Kind.TOKEN)] = True
         return influence_by_length(shares, target_shares(self.nodes, self.target_weights), ends)
+
+    def suggest_supernodes(
+        self, features: Sequence[NodeName] | None = None, *, alike: float = 0.75
+    ) -> dict[str, tuple[Feature, ...]]:
+        """Features that could stand together, by a name for them: a start for `save_page` and `tlc.Intervention`.
+
+        Together are features at one position whose value comes from the same tokens, with the same signs, through all
+        features in between: their average cosine is at least `alike`. What they are called is the word of their labels
+        that tells them from the others. Only groups of two and more, the most influential first. `features` are those
+        to look at (default: all; of each position the 200 most influential). Whether a group means one thing is for
+        you to find out: look at its cards, or act on it.
+
+        Raises `GraphError` for features that the graph does not hold, and `SettingError` where `alike` is no share.
+        """
+        if share(alike) is None:
+            raise SettingError(f"alike={alike!r:.80} is no likeness: give 0 < alike <= 1, say 0.75.")
+        span = self.nodes.span(Kind.FEATURE)
+        rows = range(span.start, span.stop) if features is None else sorted({row_of(self, one) for one in features})
+        others = [row for row in rows if row >= span.stop]
+        if others:
+            raise GraphError(f"{self.nodes[others[0]]} is no feature: supernodes are suggested of features alone.")
+        return as_features(self, suggest(self, self._influence, rows, float(alike)))
 
     def diff(self, other: "AttributionGraph") -> GraphDiff:
         """This graph and another of the same transcoder side by side: which nodes and edges came, went and changed.

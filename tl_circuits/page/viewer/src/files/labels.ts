@@ -16,10 +16,10 @@ export function labelsCsv(labels: ReadonlyMap<string, string>): string {
   return csv([["layer", "index", "label"], ...rows.sort((a, b) => a[0] - b[0] || a[1] - b[1])]);
 }
 
-/** Labels by "layer/index". Throws Problems, the first five, where the text holds anything else. */
-export function readLabels(given: string): Record<string, string> {
+/** Labels by "layer/index", and the transcoder they are of where the file says so. Throws Problems, the first five, where the text holds anything else. */
+export function readLabels(given: string): { labels: Record<string, string>; transcoder: string } {
   let whole: any;
-  if (/^\uFEFF?"?layer"?,/.test(given)) return fromRows(readCsv(given.replace(/^\uFEFF/, "")).slice(1).map(([layer, index, text]) => [wholeNumber(layer), wholeNumber(index), text]));
+  if (/^\uFEFF?"?layer"?,/.test(given)) return { labels: fromRows(readCsv(given.replace(/^\uFEFF/, "")).slice(1).map(([layer, index, text]) => [wholeNumber(layer), wholeNumber(index), text])), transcoder: "" };
   try {
     whole = JSON.parse(given);
   } catch (error) {
@@ -28,7 +28,7 @@ export function readLabels(given: string): Record<string, string> {
   if (whole?.format !== FORMAT || !Array.isArray(whole.labels)) {
     throw new Problems([`This is no file of labels: its format is ${JSON.stringify(whole?.format ?? null)}, not "${FORMAT}".`]);
   }
-  return fromRows(whole.labels);
+  return { labels: fromRows(whole.labels), transcoder: typeof whole.transcoder === "string" ? whole.transcoder : "" };
 }
 
 function fromRows(rows: unknown[]): Record<string, string> {

@@ -10,13 +10,18 @@ const FIRST_VIRTUAL = 1e9;
 
 export function viewerJson(graph: Graph, work: Work, labels: ReadonlyMap<string, string>, cut: Cut, version: string): string {
   const rows = [...graph.nodes.kind.keys()].filter((row) => cut.nodes[row] && !isConstant(graph.nodes.kind[row]));
-  const ids = graph.names.map((_, row) => idOf(graph, row));
+  const ids = idsOf(graph);
   return JSON.stringify({
     metadata: metadata(graph, work, cut, version, ids, rows.filter((row) => graph.nodes.kind[row] === FEATURE && !graph.expanded[row]).map((row) => ids[row])),
     qParams: viewState(graph, work, ids, new Set(rows)),
     nodes: nodesOf(graph, work, labels, rows, ids),
     links: linksOf(graph, cut, ids, new Set(rows)),
   });
+}
+
+/** How viewers name the nodes. */
+export function idsOf(graph: Graph): string[] {
+  return graph.names.map((_, row) => idOf(graph, row));
 }
 
 /** Cantor's pairing of layer and index. */

@@ -6,8 +6,9 @@ import { countedSources, edgeInfluence, nodeInfluence, sharesOf, targetShares, t
 import { withLossesAsErrors, type Merged } from "../graph/losses.ts";
 import { chosen, prune, type Cut } from "../graph/prune.ts";
 import { score, scoresOf, type Scores } from "../graph/scores.ts";
+import { ALIKE, suggest, type Suggestion } from "../graph/suggest.ts";
 import { search } from "../view/search.ts";
-import { shownRows, type Link } from "../view/shown.ts";
+import { shownPositions, shownRows, type Link } from "../view/shown.ts";
 import { begin, redo, step, undo, type History } from "./history.ts";
 import type { PageData, Run } from "./page.ts";
 import { asWork, FRESH, type Work } from "./work.ts";
@@ -46,6 +47,14 @@ export interface Store {
   /** How many edges pruning kept. */
   nEdges: ReadonlySignal<number>;
   found: ReadonlySignal<number[]>;
+  /** Groups that nobody has accepted yet; null while none were asked for. */
+  suggestions: Signal<Suggestion[] | null>;
+  /** Rows that are lit in the graph while a suggestion is looked at. */
+  lit: Signal<readonly number[]>;
+  /** Positions on display where the prompt is long; null where all are. */
+  positions: ReadonlySignal<ReadonlySet<number> | null>;
+  /** Groups of the features on display that belong to no supernode. */
+  suggest(): void;
   linksOf(row: number): { inputs: Link[]; outputs: Link[]; hidden: number };
   change(next: Work, key?: string): void;
   undo(): void;
@@ -85,7 +94,10 @@ export function createStore(graph: Graph, page: PageData): Store {
   const pinnedRows = computed(() => work.value.pins.map((name) => graph.rowOf.get(name)).filter((row) => row !== undefined));
   const pinnedScores = computed(() => (pinnedRows.value.length ? score(graph, chosen(graph, pinnedRows.value), work.value.constants) : null));
   const labels = computed(() => new Map([...graph.labels, ...Object.entries(work.value.labels)]));
-  const rows = computed(() => shownRows(graph, work.value, cut.value, (row) => (graph.nodes.kind[row] === FEATURE ? page.cards[featureKey(graph, row)]?.density : null)));
+  const density = (row: number) => (graph.nodes.kind[row] === FEATURE ? page.cards[featureKey(graph, row)]?.density : null);
+  const every = computed(() => shownRows(graph, work.value, cut.value, density));
+  const positions = computed(() => shownPositions(graph, work.value, every.value, influence));
+  const rows = computed(() => (positions.value ? every.value.filter((row) => positions.value!.has(graph.nodes.pos[row])) : every.value));
   const said = computed(() => cardTexts(page));
   const links = computed(() => {
     const shown = new Uint8Array(graph.nodes.count);
@@ -104,6 +116,7 @@ export function createStore(graph: Graph, page: PageData): Store {
   const selected = signal<number | null>(null);
   const saying = signal("");
   const pane = signal<Pane>("graph");
+  const suggestions = signal<Suggestion[] | null>(null);
   return {
     graph, page, history, work, labels, influence, shares, flow, cut, merged, scores, pinnedScores, rows, links, query, selected,
     hovered: signal(null),
@@ -115,6 +128,15 @@ export function createStore(graph: Graph, page: PageData): Store {
     said: saying,
     renaming: signal(null),
     nEdges: computed(() => cut.value.edges.reduce((sum, kept) => sum + kept, 0)),
+    suggestions,
+    lit: signal<readonly number[]>([]),
+    positions,
+    suggest() {
+      const taken = new Set(work.value.supernodes.flatMap((one) => one.members));
+      const free = rows.value.filter((row) => graph.nodes.kind[row] === FEATURE && !taken.has(graph.names[row]));
+      suggestions.value = suggest(graph, labels.value, shares, influence, free, ALIKE);
+      saying.value = suggestions.value.length ? `${suggestions.value.length} groups suggested.` : "No features on display are alike enough to be a group.";
+    },
     found: computed(() => search(graph, labels.value, said.value, influence, query.value)),
     linksOf(row) {
       const { bounds } = graph.edges;

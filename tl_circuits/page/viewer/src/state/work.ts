@@ -17,6 +17,8 @@ export interface Work {
   kinds: number[];
   layers: [number, number] | null;
   positions: number[];
+  /** Every token of a long prompt, and not only those that matter most. */
+  allTokens: boolean;
   /** Features that fire on a larger share of tokens are hidden; null hides none. */
   density: number | null;
   sign: Sign;
@@ -42,6 +44,7 @@ export const FRESH: Work = {
   kinds: [FEATURE, ERROR, TOKEN, TARGET],
   layers: null,
   positions: [],
+  allTokens: false,
   density: null,
   sign: "both",
   pins: [],
@@ -110,6 +113,7 @@ export function asWork(given: unknown, otherwise: Work): Work {
     kinds: list(found["kinds"], whole, otherwise.kinds),
     layers: layers.length === 2 ? [layers[0], layers[1]] : null,
     positions: list(found["positions"], whole, otherwise.positions),
+    allTokens: found["allTokens"] === true,
     density: typeof found["density"] === "number" ? share(found["density"], 1) : null,
     sign: found["sign"] === "positive" || found["sign"] === "negative" ? found["sign"] : "both",
     pins: [...new Set(list(found["pins"], text, otherwise.pins))],

@@ -1,6 +1,7 @@
 import { useEffect } from "preact/hooks";
 import type { Pane, Store } from "../state/store.ts";
 import { StoreContext, useStore } from "./context.ts";
+import { Chips } from "./chips.tsx";
 import { Dialogs } from "./dialogs.tsx";
 import { GraphPane } from "./graph_pane.tsx";
 import { listen } from "./keys.ts";
@@ -31,7 +32,7 @@ export function App({ store }: { store: Store }) {
       <Prompt />
       <Toolbar />
       <main data-pane={pane}>
-        <section class="pane main" aria-label={store.asTable.value ? "Table" : "Graph"}>{store.asTable.value ? <TablePane /> : <GraphPane />}</section>
+        <section class="pane main" aria-label={store.asTable.value ? "Table" : "Graph"}><Chips />{store.asTable.value ? <TablePane /> : <GraphPane />}</section>
         <div class="pane side">
           <div class="tabs" role="tablist" aria-label="Details">
             {tabs.map(([name, title]) => (

@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
-import { KINDS } from "../graph/graph.ts";
+import { KINDS, type Graph } from "../graph/graph.ts";
+import { levelOf } from "../view/layout.ts";
 import type { Link } from "../view/shown.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
@@ -7,26 +8,39 @@ import { called, count, percent, signed } from "./words.ts";
 
 const FIRST = 14;
 
+type Order = "size" | "sign" | "place";
+const ORDERS: [Order, string][] = [["size", "by size"], ["sign", "adding first"], ["place", "by layer and token"]];
+
 /** What feeds a node and what it feeds, the largest first. */
 export function Connections({ row }: { row: number }) {
   const store = useStore();
   const { inputs, outputs, hidden } = store.linksOf(row);
+  const order = useSignal<Order>("size");
   return (
     <>
       <div class="connections">
-        <Links key={`in ${row}`} title="Inputs" links={inputs} end="source" />
-        <Links key={`out ${row}`} title="Outputs" links={outputs} end="target" />
+        <label class="order">Connections <select aria-label="Order of connections" value={order.value} onChange={(event) => (order.value = event.currentTarget.value as Order)}>{ORDERS.map(([name, said]) => <option key={name} value={name}>{said}</option>)}</select></label>
+        <Links key={`in ${row}`} title="Inputs" links={sorted(store.graph, inputs, "source", order.value)} end="source" />
+        <Links key={`out ${row}`} title="Outputs" links={sorted(store.graph, outputs, "target", order.value)} end="target" />
       </div>
       {hidden > 0 && <p class="note">{count(hidden, "edge")} of this node {hidden === 1 ? "is" : "are"} pruned or filtered away.</p>}
     </>
   );
 }
 
+/** The links in another order; they come by size. */
+function sorted(graph: Graph, links: Link[], end: "source" | "target", order: Order): Link[] {
+  if (order === "size") return links;
+  if (order === "sign") return [...links].sort((a, b) => b.weight - a.weight);
+  const { layer, pos } = graph.nodes;
+  return [...links].sort((a, b) => levelOf(graph, b[end]) - levelOf(graph, a[end]) || layer[b[end]] - layer[a[end]] || pos[a[end]] - pos[b[end]]);
+}
+
 function Links({ title, links, end }: { title: string; links: Link[]; end: "source" | "target" }) {
   const store = useStore();
   const { graph } = store;
   const most = useSignal(FIRST);
-  const largest = Math.max(...links.slice(0, 1).map((link) => Math.abs(link.weight)), 1e-12);
+  const largest = links.reduce((most, link) => Math.max(most, Math.abs(link.weight)), 1e-12);
   const counted = (link: Link) => store.shares.counted[link.source];
   return (
     <div>

@@ -1,6 +1,7 @@
 // What a person can do to nodes, said aloud as it is done: called by buttons and by keys alike.
 
 import { FEATURE } from "../graph/graph.ts";
+import type { Suggestion } from "../graph/suggest.ts";
 import { namesOf, type Store } from "../state/store.ts";
 import { group, pin, rename, togglePins, ungroup } from "../state/work.ts";
 import { called, count } from "./words.ts";
@@ -37,6 +38,15 @@ export function groupRows(store: Store, rows: readonly number[], name: string): 
   store.renaming.value = made.label;
   store.pane.value = "subgraph";
   store.say(`${count(rows.length, "node")} grouped as “${made.label}”${before.has(name) ? ", a name of its own" : ""}. Type its name and press Enter.`);
+}
+
+/** Makes supernodes of what was suggested, as one step. */
+export function accept(store: Store, groups: readonly Suggestion[]): void {
+  store.change(groups.reduce((work, one) => group(work, one.label, namesOf(store.graph, one.rows)), store.work.value));
+  const left = (store.suggestions.value ?? []).filter((one) => !groups.includes(one));
+  store.suggestions.value = left.length ? left : null;
+  store.lit.value = [];
+  store.say(groups.length === 1 ? `${count(groups[0].rows.length, "node")} grouped as “${store.work.value.supernodes.at(-1)!.label}”.` : `${groups.length} supernodes made.`);
 }
 
 export function groupMarked(store: Store): void {

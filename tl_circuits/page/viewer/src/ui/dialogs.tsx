@@ -5,7 +5,7 @@ import { FAMILIES, FRESH, type Sign } from "../state/work.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { Dialog } from "./dialog.tsx";
-import { FILES, takeLabels } from "./files.ts";
+import { FILES, takeFile } from "./files.ts";
 import { address } from "./address.ts";
 import { choose, copy } from "../files/download.ts";
 import { percent } from "./words.ts";
@@ -90,8 +90,8 @@ function Export() {
           </li>
         ))}
         <li>
-          <Button onClick={() => choose(".json,.csv,application/json,text/csv", (text) => (problems.value = takeLabels(store, text)))}>Read labels</Button>
-          <span>Labels that were written from here or another graph of the same transcoder.</span>
+          <Button onClick={() => choose(".json,.csv,application/json,text/csv", (text) => (problems.value = takeFile(store, text)))}>Read</Button>
+          <span>Labels (JSON or CSV), or a graph’s JSON with its pins, supernodes and labels.</span>
         </li>
       </ul>
       {problems.value.length > 0 && <ul class="problems" role="alert">{problems.value.map((problem) => <li key={problem}>{problem}</li>)}</ul>}
@@ -117,6 +117,10 @@ function LinkTo() {
   );
 }
 
+function kept(flags: Uint8Array, of: number): string {
+  return percent(of ? flags.reduce((sum, flag) => sum + flag, 0) / of : 1);
+}
+
 function About() {
   const store = useStore();
   const { graph } = store;
@@ -134,7 +138,8 @@ function About() {
     ["Conservation error", `${error(graph.conservationError)}: a node’s inputs against its value, at worst`],
     ["Probe error", `${error(graph.probeError)}: all edges against real forward passes, at worst`],
     ["Masked positions", `${(made["masked_positions"] as number[] | undefined)?.join(", ") || "none"} ${made["masked_why"] ?? ""}`],
-    ["Settings", JSON.stringify(made["settings"] ?? {})],
+    ["Kept at these sliders", `${kept(store.cut.value.nodes, graph.nodes.count)} of the nodes, ${kept(store.cut.value.edges, graph.edges.source.length)} of the edges`],
+    ["Settings", Object.entries(Object(made["settings"] ?? {})).filter(([, value]) => value !== null).map(([name, value]) => `${name.replace(/_/g, " ")} ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ") || "unknown"],
     ["Versions", Object.entries((made["versions"] ?? {}) as Record<string, string>).map(([name, value]) => `${name} ${value}`).join(", ")],
     ["Page", `tl_circuits ${store.page.version}`],
   ];
@@ -179,6 +184,7 @@ const KEYS: [string, string][] = [
   ["Ctrl+Z, Ctrl+Shift+Z", "undo, redo"],
   ["T", "graph or table"],
   ["F", "filters"],
+  ["S", "suggest supernodes"],
   ["E", "files"],
   ["L", "link to this view"],
   ["I", "where the graph comes from"],
@@ -190,7 +196,7 @@ const KEYS: [string, string][] = [
 function Help() {
   return (
     <Dialog name="help" title="Help">
-      <p>Circles are features, squares tokens and outputs, diamonds errors. Solid blue adds, dashed orange subtracts; wider is more. Click selects, Ctrl-click, double click or a long press pins.</p>
+      <p>Circles are features, squares tokens and outputs, diamonds errors. Solid blue adds, dashed orange subtracts; wider is more. Hover over a link for its weight. Click selects, Ctrl-click, double click or a long press pins.</p>
       <dl class="keys">
         {KEYS.map(([key, what]) => (
           <div key={key}>

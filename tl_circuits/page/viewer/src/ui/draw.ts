@@ -2,6 +2,7 @@
 
 import { ERROR, FEATURE, TARGET, TOKEN, labelOf, visible, type Graph } from "../graph/graph.ts";
 import type { Pen } from "../files/pen.ts";
+import { bendOf } from "../view/hit.ts";
 import type { Layout } from "../view/layout.ts";
 import type { Link } from "../view/shown.ts";
 import { short } from "../view/subgraph.ts";
@@ -125,12 +126,26 @@ export function drawBands(pen: Pen, { layout, view, width, height, colours }: Sc
 /** Beyond so many links nobody tells dashes apart, and a browser takes long to draw them: colour alone, which is safe, says the sign. */
 const MOST_DASHED = 800;
 
+/** How strong a share of a node's inputs is drawn, in ten steps. */
+function strengthOf(share: number): number {
+  return 1 + Math.min(9, Math.floor(Math.sqrt(share) * 12));
+}
+
+function widthOf(strength: number): number {
+  return 0.6 + strength * 0.42;
+}
+
+/** How wide the line of a link is. */
+export function linkWidth(share: number): number {
+  return widthOf(strengthOf(share));
+}
+
 /** One path for each sign and width, because a browser strokes few long paths faster than many short ones. */
 function drawLinks(pen: Pen, scene: Scene, links: readonly Link[], alpha: number): void {
   const bins = new Map<number, Link[]>();
   for (const link of links) {
     if (Number.isNaN(scene.layout.x[link.source]) || Number.isNaN(scene.layout.x[link.target])) continue;
-    const bin = (link.weight < 0 ? -1 : 1) * (1 + Math.min(9, Math.floor(Math.sqrt(link.share) * 12)));
+    const bin = (link.weight < 0 ? -1 : 1) * strengthOf(link.share);
     const same = bins.get(bin);
     if (same) same.push(link);
     else bins.set(bin, [link]);
@@ -138,14 +153,14 @@ function drawLinks(pen: Pen, scene: Scene, links: readonly Link[], alpha: number
   for (const bin of [...bins.keys()].sort((a, b) => Math.abs(a) - Math.abs(b))) {
     const strength = Math.abs(bin);
     pen.strokeStyle = bin < 0 ? scene.colours.negative : scene.colours.positive;
-    pen.lineWidth = 0.6 + strength * 0.42;
+    pen.lineWidth = widthOf(strength);
     pen.globalAlpha = Math.min(1, alpha * (0.3 + strength * 0.14));
     pen.setLineDash(bin < 0 && links.length <= MOST_DASHED ? [4, 3] : []);
     pen.beginPath();
     for (const link of bins.get(bin)!) {
       const [x0, y0] = at(scene, link.source);
       const [x1, y1] = at(scene, link.target);
-      const bend = Math.max(18, Math.abs(y1 - y0) * 0.45);
+      const bend = bendOf(y0, y1);
       pen.moveTo(x0, y0);
       pen.bezierCurveTo(x0, y0 - bend, x1, y1 + bend, x1, y1);
     }
@@ -241,6 +256,11 @@ function drawAxes(pen: Pen, scene: Scene): void {
   }
   pen.textAlign = "center";
   pen.font = `12px ${colours.font}`;
+  pen.fillStyle = colours.soft;
+  layout.columns.slice(1).forEach((column, before) => {
+    // Tokens between these two are left out.
+    if (layout.columns[before].pos >= 0 && column.pos > layout.columns[before].pos + 1) pen.fillText("⋯", column.x * view.k + view.x, height - FOOT / 2);
+  });
   pen.fillStyle = colours.ink;
   for (const column of layout.columns) {
     const x = (column.x + column.width / 2) * view.k + view.x;

@@ -1,12 +1,13 @@
 // The files that can be written from the page.
 
 import { Problems } from "../graph/graph.ts";
-import { download } from "../files/download.ts";
+import { copy, download } from "../files/download.ts";
 import { dot } from "../files/dot.ts";
 import { labelsCsv, labelsJson, readLabels } from "../files/labels.ts";
 import { escaped, SvgPen } from "../files/pen.ts";
 import { python } from "../files/python.ts";
 import { edgesCsv, nodesCsv } from "../files/tables.ts";
+import { isViewerJson, readGroups } from "../files/read_work.ts";
 import { viewerJson } from "../files/viewer_json.ts";
 import type { Store } from "../state/store.ts";
 import { drawWhole } from "./draw.ts";
@@ -27,21 +28,34 @@ export const FILES: FileKind[] = [
   { name: "Nodes as CSV", what: "The nodes on display.", write: (store) => download(`${slug(store)}-nodes.csv`, nodesCsv(store.graph, store.labels.value, store.influence, store.rows.value), "text/csv") },
   { name: "Edges as CSV", what: "The edges on display.", write: (store) => download(`${slug(store)}-edges.csv`, edgesCsv(store.graph, [...store.links.value].reverse()), "text/csv") },
   { name: "Graphviz", what: "The graph on display as DOT.", write: (store) => download(`${slug(store)}.dot`, dot(store.graph, store.labels.value, store.rows.value, store.links.value), "text/vnd.graphviz") },
-  { name: "Python", what: "Pins and supernodes, and an intervention on them.", write: (store) => download(`${slug(store)}.py`, python(store.work.value), "text/x-python") },
+  { name: "Copy Python", what: "Pins and supernodes for a notebook, and an intervention on them.", write: async (store) => store.say((await copy(python(store.work.value))) ? "Copied." : "Nothing could be copied here: write the file.") },
+  { name: "Python", what: "The same as a file.", write: (store) => download(`${slug(store)}.py`, python(store.work.value), "text/x-python") },
   { name: "Labels", what: "Names of features, for tlc.load_labels and for other graphs.", write: (store) => download("labels.json", labelsJson(store.labels.value, String(store.graph.provenance["transcoder"] ?? "")), "application/json") },
-  { name: "Labels as CSV", what: "The same for a spreadsheet; Read labels takes it back.", write: (store) => download("labels.csv", labelsCsv(store.labels.value), "text/csv") },
+  { name: "Labels as CSV", what: "The same for a spreadsheet; Read takes it back.", write: (store) => download("labels.csv", labelsCsv(store.labels.value), "text/csv") },
 ];
 
-/** What was wrong with the file; nothing where its labels were taken. */
-export function takeLabels(store: Store, text: string): string[] {
+/** What was wrong with the file; nothing where what it holds was taken: labels, or pins, supernodes and labels. */
+export function takeFile(store: Store, text: string): string[] {
   try {
-    const labels = readLabels(text);
-    store.change({ ...store.work.value, labels: { ...store.work.value.labels, ...labels } });
-    store.say(`${count(Object.keys(labels).length, "label")} read.`);
-    return [];
+    return isViewerJson(text) ? takeGroups(store, text) : takeLabels(store, text);
   } catch (error) {
     return error instanceof Problems ? error.problems : [String(error)];
   }
+}
+
+function takeGroups(store: Store, text: string): string[] {
+  const found = readGroups(store.graph, store.work.value, text);
+  store.change(found.work);
+  store.say(`${count(found.supernodes, "supernode")} and ${count(found.pins, "pin")} read.`);
+  return found.missing ? [`${count(found.missing, "node")} of the file ${found.missing === 1 ? "is" : "are"} not in this graph, and left out.`] : [];
+}
+
+function takeLabels(store: Store, text: string): string[] {
+  const { labels, transcoder } = readLabels(text);
+  store.change({ ...store.work.value, labels: { ...store.work.value.labels, ...labels } });
+  store.say(`${count(Object.keys(labels).length, "label")} read.`);
+  const own = String(store.graph.provenance["transcoder"] ?? "");
+  return transcoder && own && transcoder !== own ? [`These labels were given to features of ${transcoder}, and this graph has those of ${own}: they may mean something else. Undo takes them back.`] : [];
 }
 
 function slug(store: Store): string {

@@ -7,12 +7,15 @@ import { zoom, zoomIdentity, type ZoomTransform } from "d3-zoom";
 import { useEffect, useRef } from "preact/hooks";
 import { FEATURE } from "../graph/graph.ts";
 import type { Store } from "../state/store.ts";
+import { linkAt } from "../view/hit.ts";
 import { layOut } from "../view/layout.ts";
+import type { Link } from "../view/shown.ts";
 import { neighbour, type Direction } from "../view/walk.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { toggleMark, togglePin } from "./deeds.ts";
-import { AXIS, FOOT, drawBack, drawBands, drawFront, drawMap, mapOf, type Scene } from "./draw.ts";
+import { AXIS, FOOT, at, drawBack, drawBands, drawFront, drawMap, mapOf, type Scene } from "./draw.ts";
+import { Legend } from "./legend.tsx";
 import { palette } from "./palette.ts";
 import { called, percent, plain, signed, where } from "./words.ts";
 
@@ -24,6 +27,8 @@ const colours = computed(() => {
 });
 
 const REACH = 14;
+/** How near to a link the pointer has to be, in pixels. */
+const NEAR = 5;
 const LONG_PRESS_MS = 500;
 
 const ARROWS: Record<string, Direction> = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
@@ -78,9 +83,18 @@ export function GraphPane() {
     const { k, x, y } = view.value;
     return hits.value.find((event.clientX - box.left - x) / k, (event.clientY - box.top - y) / k, REACH / k) ?? null;
   };
+  const over = useSignal<{ link: Link; x: number; y: number } | null>(null);
+  const linkUnder = (event: MouseEvent) => {
+    const box = front.current!.getBoundingClientRect();
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    const now = scene.value;
+    const link = y > now.height - FOOT ? null : linkAt(now.bright.length ? now.bright : now.links, (row) => at(now, row), x, y, NEAR);
+    return link && { link, x, y };
+  };
   const press = useRef<number>(0);
   const dim = scene.value.bright.length > 0;
   return (
+    <>
     <div class="graph" ref={frame}>
       <canvas ref={ground} aria-hidden="true" />
       <canvas ref={back} class={dim ? "back dim" : "back"} aria-hidden="true" />
@@ -91,8 +105,15 @@ export function GraphPane() {
         role="application"
         aria-roledescription="graph"
         aria-label="Attribution graph, tokens across and layers up. Arrow keys move between nodes, Enter selects, P pins, M marks. The table lists the same nodes."
-        onPointerMove={(event) => event.pointerType === "mouse" && (store.hovered.value = rowAt(event))}
-        onPointerLeave={() => (store.hovered.value = null)}
+        onPointerMove={(event) => {
+          if (event.pointerType !== "mouse") return;
+          store.hovered.value = rowAt(event);
+          over.value = store.hovered.value === null && !event.buttons ? linkUnder(event) : null;
+        }}
+        onPointerLeave={() => {
+          store.hovered.value = null;
+          over.value = null;
+        }}
         onPointerDown={(event) => {
           const row = rowAt(event);
           if (event.pointerType !== "mouse" && row !== null) press.current = window.setTimeout(() => togglePin(store, row), LONG_PRESS_MS);
@@ -120,12 +141,15 @@ export function GraphPane() {
         }}
       />
       <Tip scene={scene.value} />
+      {over.value && store.hovered.value === null && <LinkTip {...over.value} width={scene.value.width} height={scene.value.height} />}
       <div class="corner">
         <Button quiet label="Zoom in" title="Zoom in (+)" onClick={() => exposed.zoomBy(1.4)}>+</Button>
         <Button quiet label="Zoom out" title="Zoom out (−)" onClick={() => exposed.zoomBy(1 / 1.4)}>−</Button>
         <Button quiet label="Show all" title="Show all (0)" onClick={() => exposed.fit()}>All</Button>
       </div>
     </div>
+    <Legend />
+    </>
   );
 }
 
@@ -174,7 +198,7 @@ function sceneOf(store: Store, layout: Scene["layout"], view: Scene["view"], siz
     hovered: store.hovered.value,
     pins: new Set(rowsOf(store.work.value.pins)),
     marked: store.marked.value,
-    found: new Set(store.found.value),
+    found: new Set([...store.found.value, ...store.lit.value]),
   };
 }
 
@@ -245,6 +269,22 @@ function Tip({ scene }: { scene: Scene }) {
           {link.target === row ? "to" : "from"} it: {signed(link.weight)}, {percent(link.share)} of {link.target === row ? "its" : "the selected node’s"} inputs
         </span>
       )}
+    </div>
+  );
+}
+
+/** What a link is and carries. */
+function LinkTip({ link, x, y, width, height }: { link: Link; x: number; y: number; width: number; height: number }) {
+  const store = useStore();
+  const { graph } = store;
+  const name = (row: number) => called(graph, store.labels.value, row);
+  const counted = store.shares.counted[link.source];
+  const style = { left: `${Math.max(8, Math.min(x + 14, width - 270))}px`, top: `${y > height - 130 ? y - 100 : y + 18}px` };
+  return (
+    <div class="tip" style={style} aria-hidden="true">
+      <span>{name(link.source)} → {name(link.target)}</span>
+      <strong class={link.weight < 0 ? "negative" : "positive"}>{signed(link.weight)}{counted ? `, ${percent(link.share)} of its inputs` : ", a constant"}</strong>
+      <span>carries {percent(link.carried)} of the influence</span>
     </div>
   );
 }

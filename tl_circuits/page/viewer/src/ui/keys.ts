@@ -36,7 +36,10 @@ function pressed(store: Store, key: string): boolean {
   else if (key === "m" && row !== null) toggleMark(store, row);
   else if (key === "g") groupMarked(store);
   else if (key === "r" && row !== null && store.graph.nodes.kind[row] === FEATURE) document.querySelector<HTMLElement>(".node h2 button")?.click();
-  else if (key === "t") store.asTable.value = !store.asTable.value;
+  else if (key === "s") {
+    store.suggest();
+    store.pane.value = "subgraph";
+  } else if (key === "t") store.asTable.value = !store.asTable.value;
   else if (key === "d") cycleTheme();
   else if (key === "+" || key === "=") exposed.zoomBy(1.4);
   else if (key === "-") exposed.zoomBy(1 / 1.4);

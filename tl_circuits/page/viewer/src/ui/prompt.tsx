@@ -6,6 +6,7 @@ import { percent } from "./words.ts";
 export function Prompt() {
   const store = useStore();
   const { graph } = store;
+  const shown = store.positions.value;
   const chosen = new Set(store.work.value.positions);
   const toggle = (pos: number) => {
     const positions = new Set(chosen);
@@ -16,8 +17,8 @@ export function Prompt() {
     <header class="prompt">
       <h1 class="hidden">Attribution graph{store.page.title ? `: ${store.page.title}` : ""}</h1>
       <div class="tokens" role="group" aria-label="Prompt: press a token to see only its nodes">
-        {graph.tokens.map((token, pos) => (
-          <button type="button" key={pos} aria-pressed={chosen.has(pos)} title={`Position ${pos}`} onClick={() => toggle(pos)}>
+        {graph.tokens.map((token, pos) => (!shown || shown.has(pos)) && (
+          <button type="button" key={pos} class={shown && pos > 0 && !shown.has(pos - 1) ? "after gap" : ""} aria-pressed={chosen.has(pos)} title={`Position ${pos}`} onClick={() => toggle(pos)}>
             {visible(token).trim() || visible(token)}
           </button>
         ))}

@@ -6,6 +6,7 @@ import { unpin } from "../state/work.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { dissolve, groupRows, pinTop, renameTo, toggleMark } from "./deeds.ts";
+import { Suggestions } from "./suggestions.tsx";
 import { percent } from "./words.ts";
 
 const ruler = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
@@ -24,11 +25,11 @@ export function SubgraphPane() {
   const focus = useSignal<string | null>(null);
   const { boxes, ties, width, height } = picture.value;
   const grown = useSignal(1);
+  const groups = store.suggestions.value;
   if (!boxes.length) {
     return (
-      <section class="subgraph empty" aria-label="Subgraph">
-        <p>Pinned nodes and supernodes gather here. Pin a node with <kbd>P</kbd>, a click on <b>Pin</b>, or a long press.</p>
-        <Button strong onClick={() => pinTop(store, 10)}>Pin the ten features that matter most</Button>
+      <section class={groups ? "subgraph" : "subgraph empty"} aria-label="Subgraph">
+        {groups ? <Suggestions groups={groups} /> : <Beginning />}
       </section>
     );
   }
@@ -37,16 +38,18 @@ export function SubgraphPane() {
     <section class="subgraph" aria-label="Subgraph">
       <div class="deeds">
         <Button onClick={() => groupRows(store, [...marked], "supernode")} disabled={!marked.size} title="Make a supernode of what is marked (G)">Group {marked.size || ""} marked</Button>
+        <Button onClick={store.suggest} title="Features that could be one supernode">Suggest groups</Button>
         <Button quiet onClick={() => store.change({ ...store.work.value, pins: [], supernodes: [] })}>Unpin all</Button>
         <span class="spacer" />
         <Button quiet label="Larger" onClick={() => (grown.value = Math.min(3, grown.value * 1.25))}>+</Button>
         <Button quiet label="Smaller" onClick={() => (grown.value = Math.max(0.4, grown.value / 1.25))}>−</Button>
       </div>
+      {groups && <Suggestions groups={groups} />}
       <div class="scroll" ref={frame} tabIndex={0} role="region" aria-label="Picture of the subgraph">
         <svg
           id="subgraph"
           viewBox={`0 0 ${width} ${height}`}
-          style={{ width: `${width * grown.value}px`, maxWidth: grown.value > 1 ? "none" : "100%" }}
+          style={{ width: `${width * grown.value}px`, maxWidth: grown.value > 1 ? "none" : "100%", maxHeight: grown.value > 1 ? "none" : "100%" }}
           role="group"
           aria-label={`${boxes.length} boxes, ${ties.length} connections`}
         >
@@ -55,6 +58,20 @@ export function SubgraphPane() {
         </svg>
       </div>
     </section>
+  );
+}
+
+/** Before anything is pinned: how it is done, and two ways to begin. */
+function Beginning() {
+  const store = useStore();
+  return (
+    <>
+      <p>Pinned nodes and supernodes gather here. Pin a node with <kbd>P</kbd>, a click on <b>Pin</b>, or a long press.</p>
+      <div class="deeds">
+        <Button strong onClick={store.suggest}>Suggest groups</Button>
+        <Button onClick={() => pinTop(store, 10)}>Pin the ten features that matter most</Button>
+      </div>
+    </>
   );
 }
 

@@ -27,6 +27,26 @@ export function shownRows(graph: Graph, work: Work, cut: Cut, density: (row: num
   return rows;
 }
 
+/** So many tokens are shown at once, unless a person asks for all. */
+export const MOST_TOKENS = 64;
+
+/** Of a long prompt, the positions with the most influence and those of pins and outputs; null where all are shown. */
+export function shownPositions(graph: Graph, work: Work, rows: readonly number[], influence: Float64Array): Set<number> | null {
+  if (work.allTokens || graph.tokens.length <= MOST_TOKENS) return null;
+  const weight = new Float64Array(graph.tokens.length);
+  const always = new Set<number>([graph.tokens.length - 1, ...work.positions]);
+  const pinned = new Set(work.pins);
+  for (const row of rows) {
+    const at = graph.nodes.pos[row];
+    if (at < 0) always.add(at);
+    else weight[at] += influence[row];
+    if (graph.nodes.kind[row] === TARGET || pinned.has(graph.names[row])) always.add(at);
+  }
+  const order = [...weight.keys()].sort((a, b) => weight[b] - weight[a] || a - b);
+  for (const at of order) if (always.size < MOST_TOKENS) always.add(at);
+  return always;
+}
+
 function touched(graph: Graph, cut: Cut): Uint8Array {
   const { bounds, source } = graph.edges;
   const used = new Uint8Array(graph.nodes.count);
@@ -44,9 +64,4 @@ export interface Link {
   share: number;
   /** The influence that it carries. */
   carried: number;
-}
-
-/** The edges among these rows that carry most, at most so many, the strongest last so that they are drawn on top. */
-export function strongestLinks(links: readonly Link[], most: number): Link[] {
-  return [...links].sort((a, b) => b.carried - a.carried).slice(0, most).reverse();
 }
