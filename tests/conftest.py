@@ -29,8 +29,9 @@ def _stay_on_this_machine(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_stay_on_this_machine)
 
-# Two threads on a busy machine make tiny operations some ninety times slower.
+# Two threads on a busy machine make tiny operations some ninety times slower, here and in processes begun here.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The first example of a property builds models that the rest reuse, so a deadline per example would only be noise.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])

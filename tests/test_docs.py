@@ -6,7 +6,6 @@
 import ast
 import json
 import math
-import os
 import re
 import runpy
 import shutil
@@ -29,14 +28,6 @@ RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    # The documentation speaks UTF-8 whatever the machine does.
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=600, check=False
-    )
-
-
 def same(found: str, shown: str) -> bool:
     """Equal text, and numbers equal but for the last digit that is printed: processors round sums differently."""
     if NUMBER.sub("#", found) != NUMBER.sub("#", shown):
@@ -51,7 +42,10 @@ def same(found: str, shown: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_prints_what_the_documentation_shows(example: Path) -> None:
-    process = run(sys.executable, str(example))
+    # Not when this file is run as a script, which has no package around it.
+    from tests.warm import python
+
+    process = python(str(example), cwd=ROOT)
     assert process.returncode == 0, process.stderr
     shown = example.with_suffix(".txt").read_text(encoding="utf-8")
     assert same(process.stdout, shown), f"run `make examples`, and look at the difference:\n{process.stdout}"
@@ -62,7 +56,6 @@ def test_an_example_prints_what_the_documentation_shows(example: Path) -> None:
 def test_an_example_that_loads_by_name_prints_what_the_documentation_shows(
     hub: Any, capsys: pytest.CaptureFixture[str], example: Path
 ) -> None:
-    # Not when this file is run as a script, which has no package around it.
     from tests import stand_ins
 
     for stand_in in stand_ins.ALL.values():

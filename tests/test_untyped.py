@@ -1,14 +1,12 @@
 """Users run without type checks: what they get wrong is refused by us, and never by an error from deep inside."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.untyped import DOORS
+from tests.warm import python
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,13 +16,7 @@ ROOT = Path(__file__).parent.parent
 )
 def test_bad_inputs_are_refused_by_name_without_type_checks(doors: str) -> None:
     # A process of its own, because this one checks every type.
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.untyped", doors],
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
+    found = python("-m", "tests.untyped", doors, cwd=ROOT)
     assert found.returncode == 0, found.stderr
     wrong = []
     for line in found.stdout.splitlines():
