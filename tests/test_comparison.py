@@ -10,7 +10,7 @@ from torch import Tensor
 import tl_circuits as tlc
 from tests import models
 from tests.test_refusals import refusal
-from tl_circuits.comparison import Basis, Task, blocks, circuit_curve, features, influence_scores, neurons, sae_features
+from tl_circuits.comparison import Basis, Task, circuit_curve
 from tl_circuits.comparison.passes import Recorded, recorded, through
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.errors import FitError, PromptError, SettingError
@@ -27,11 +27,11 @@ every_basis = pytest.mark.parametrize("name", BASES)
 
 def basis_of(name: str, model: Any) -> Basis:
     made: dict[str, Callable[[], Basis]] = {
-        "neurons": lambda: neurons(model),
-        "CLT": lambda: features(model, models.transcoder()),
-        "PLT": lambda: features(model, models.transcoder(span=1)),
-        "skip PLT": lambda: features(model, models.transcoder(span=1, skip=True)),
-        "heads and MLPs": lambda: blocks(model),
+        "neurons": lambda: Basis.neurons(model),
+        "CLT": lambda: Basis.features(model, models.transcoder()),
+        "PLT": lambda: Basis.features(model, models.transcoder(span=1)),
+        "skip PLT": lambda: Basis.features(model, models.transcoder(span=1, skip=True)),
+        "heads and MLPs": lambda: Basis.blocks(model),
     }
     return made[name]()
 
@@ -136,7 +136,7 @@ def test_the_order_of_units_does_not_matter() -> None:
         read=clt.read,
         write=clt.write,
     )
-    one, other = (circuit_curve(model, features(model, each), task(model)) for each in (clt, shuffled))
+    one, other = (circuit_curve(model, Basis.features(model, each), task(model)) for each in (clt, shuffled))
     torch.testing.assert_close(one.faithfulness, other.faithfulness, atol=1e-7, rtol=0)
     torch.testing.assert_close(one.completeness, other.completeness, atol=1e-7, rtol=0)
 
@@ -172,7 +172,7 @@ def test_gradients_along_inputs_are_those_of_a_pass_built_by_hand(steps: int) ->
             asked.measure(model(asked.clean)[:, -1]).sum().backward()
         for point in points:
             total[point] = total.get(point, 0) + _grad(kept[point]) / steps
-    found = scores(model, neurons(model), asked, "ig-inputs", steps=steps)
+    found = scores(model, Basis.neurons(model), asked, "ig-inputs", steps=steps)
     for point, score in zip(points, found, strict=True):
         torch.testing.assert_close(score, total[point] * (clean[point] - corrupted[point]), atol=1e-5, rtol=1e-5)
 
@@ -213,7 +213,7 @@ def _written_with(model: Any, basis: Basis, asked: Task, at: int, units: Tensor)
 def test_integrated_along_a_units_own_values_the_gradients_are_the_whole_effect_of_a_slot() -> None:
     # Of one slot at a time: moving all its units from corrupted to clean is what its scores sum to, in the limit.
     model = models.model_of("gpt2", "hooked")
-    basis, asked = neurons(model), task(model)
+    basis, asked = Basis.neurons(model), task(model)
     clean, corrupted = runs(model, basis, asked)
     found = scores(model, basis, asked, "ig-activations", steps=24)
     for number in range(len(basis.slots)):
@@ -225,7 +225,7 @@ def test_integrated_along_a_units_own_values_the_gradients_are_the_whole_effect_
 def test_ablation_is_what_a_hook_does() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
-    found = scores(model, blocks(model), asked, "ablation")
+    found = scores(model, Basis.blocks(model), asked, "ablation")
     _, corrupted = model.run_with_cache(asked.corrupted)
     whole = asked.measure(model(asked.clean)[:, -1])
     # A head or a whole MLP: what follows the position, nothing of an MLP's output.
@@ -243,14 +243,14 @@ def test_ablation_is_what_a_hook_does() -> None:
 def test_influence_is_that_of_each_prompts_graph() -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
     asked = task(model)
-    found = influence_scores(model, clt, asked)
+    found = scores(model, Basis.features(model, clt), asked, "influence")
     local = tlc.localize(model, clt, asked.clean[1], masked_positions=())
     graph = tlc.attribute(local, tlc.Targets.difference(int(asked.answer[1]), int(asked.corrupted_answer[1])))
     for feature in local.active()[::7]:
         expected = graph.node(str(feature)).influence
         assert float(found[feature.layer][1, feature.pos, feature.index]) == pytest.approx(expected, abs=1e-12)
     assert sum(float((part[1] > 0).sum()) for part in found) <= len(local.features)
-    curve = circuit_curve(model, features(model, clt), asked, found, sizes=[1])
+    curve = circuit_curve(model, Basis.features(model, clt), asked, found, sizes=[1])
     assert curve.scorer == "given"
 
 
@@ -267,7 +267,7 @@ def planted() -> tuple[compiled.Compiled, Task]:
 @pytest.mark.parametrize("scorer", ["ablation", "ig-activations", "ig-inputs"])
 def test_the_planted_chain_is_the_circuit(scorer: Any) -> None:
     made, asked = planted()
-    basis = features(made.model, made.transcoder)
+    basis = Basis.features(made.model, made.transcoder)
     curve = circuit_curve(made.model, basis, asked, scorer)
     # Of each word a feature in either layer; those of the other word fall silent.
     assert float(curve.faithfulness[-1]) == pytest.approx(1, abs=1e-6)
@@ -283,13 +283,15 @@ def test_the_planted_chain_is_the_circuit(scorer: Any) -> None:
 def test_gradients_of_the_clean_run_alone_miss_what_is_silent_there() -> None:
     # The other word's features are below their thresholds, where the slope is zero; what they would write is missed.
     made, asked = planted()
-    curve = circuit_curve(made.model, features(made.model, made.transcoder), asked, "attribution-patching", sizes=[4])
+    curve = circuit_curve(
+        made.model, Basis.features(made.model, made.transcoder), asked, "attribution-patching", sizes=[4]
+    )
     assert float(curve.faithfulness[1]) == pytest.approx(0.5, abs=1e-6)
 
 
 def test_a_wrong_circuit_is_worse_by_every_measure() -> None:
     made, asked = planted()
-    basis = features(made.model, made.transcoder)
+    basis = Basis.features(made.model, made.transcoder)
     right = scores(made.model, basis, asked, "ablation")
     best, worst = (circuit_curve(made.model, basis, asked, each) for each in (right, turned(right)))
     assert best.cpr > worst.cpr + 0.1
@@ -321,12 +323,12 @@ def test_saes_of_saelens_are_a_basis() -> None:
             for parameter in sae.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.3)
         saes.append(sae)
-    basis, asked = sae_features(model, saes), task(model)
+    basis, asked = Basis.saes(model, saes), task(model)
     assert [slot.layer for slot in basis.slots] == [0, 1, 2]
     seen = recorded(model, basis, asked.clean)
     torch.testing.assert_close(seen.logits, model(asked.clean)[:, -1].detach(), atol=1e-9, rtol=0)
     curve = circuit_curve(model, basis, asked, "attribution-patching")
-    same = circuit_curve(model, neurons(model), asked, "attribution-patching", sizes=[])
+    same = circuit_curve(model, Basis.neurons(model), asked, "attribution-patching", sizes=[])
     torch.testing.assert_close(curve.empty, same.empty, atol=1e-9, rtol=0)
 
 
@@ -341,7 +343,7 @@ def test_answers_that_are_the_same_are_refused() -> None:
 
 def test_settings_that_are_none_are_refused() -> None:
     model = models.model_of("gpt2", "hooked")
-    asked, basis = task(model), neurons(model)
+    asked, basis = task(model), Basis.neurons(model)
     n_units = models.N_LAYERS * 5 * 32
     for options, says in (
         ({"sizes": [n_units + 1]}, rf"leave the 0 to {n_units} units"),
@@ -358,7 +360,7 @@ def test_a_task_that_the_model_cannot_do_is_refused() -> None:
     asked = task(model)
     turned = Task("turned", asked.clean, asked.corrupted, asked.corrupted_answer, asked.answer)
     with refusal(SettingError, "tells the prompts from their counterfactuals no better", "Check the answers"):
-        circuit_curve(model, neurons(model), turned, sizes=[])
+        circuit_curve(model, Basis.neurons(model), turned, sizes=[])
 
 
 class _SAE:
@@ -370,8 +372,8 @@ class _SAE:
 def test_saes_that_do_not_fit_are_refused() -> None:
     model = models.model_of("gpt2", "hooked")
     with refusal(FitError, "'blocks.9.hook_mlp_out', which is none of the model's"):
-        sae_features(model, [_SAE("blocks.9.hook_mlp_out")])
+        Basis.saes(model, [_SAE("blocks.9.hook_mlp_out")])
     with refusal(FitError, "Two SAEs read the same point"):
-        sae_features(model, [_SAE("blocks.0.hook_mlp_out")] * 2)
+        Basis.saes(model, [_SAE("blocks.0.hook_mlp_out")] * 2)
     with refusal(FitError, "normalize_activations='layer_norm': fold it in first"):
-        sae_features(model, [_SAE("blocks.0.hook_mlp_out", "layer_norm")])
+        Basis.saes(model, [_SAE("blocks.0.hook_mlp_out", "layer_norm")])

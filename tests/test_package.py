@@ -23,7 +23,9 @@ PACKAGE = ROOT / "tl_circuits"
 
 PUBLIC = [
     "AttributionGraph",
+    "Basis",
     "BatchTopK",
+    "CircuitCurve",
     "CrossLayerTranscoder",
     "FaithfulnessReport",
     "Feature",
@@ -51,6 +53,7 @@ PUBLIC = [
     "Target",
     "TargetError",
     "Targets",
+    "Task",
     "TopK",
     "TraceResults",
     "TrainingSettings",
@@ -58,6 +61,7 @@ PUBLIC = [
     "WriteShares",
     "as_saes",
     "attribute",
+    "circuit_curve",
     "demo",
     "evaluate",
     "faithfulness",
@@ -137,7 +141,7 @@ def test_type_checkers_see_the_same_names_from_the_same_rooms() -> None:
 
 
 def test_another_name_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'prune'; it offers AttributionGraph, BatchTopK"):
+    with pytest.raises(AttributeError, match="has no attribute 'prune'; it offers AttributionGraph, Basis, BatchTopK"):
         tl_circuits.prune  # noqa: B018
 
 

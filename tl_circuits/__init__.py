@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tl_circuits.attribution import plan as plan
     from tl_circuits.attribution import trace as trace
     from tl_circuits.attribution import trace_many as trace_many
+    from tl_circuits.comparison import Basis as Basis
+    from tl_circuits.comparison import CircuitCurve as CircuitCurve
+    from tl_circuits.comparison import Task as Task
+    from tl_circuits.comparison import circuit_curve as circuit_curve
     from tl_circuits.errors import FileError as FileError
     from tl_circuits.errors import FitError as FitError
     from tl_circuits.errors import GraphError as GraphError
@@ -85,6 +89,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "attribution": ("Plan", "Target", "Targets", "attribute", "plan", "trace", "trace_many"),
+    "comparison": ("Basis", "CircuitCurve", "Task", "circuit_curve"),
     "errors": (
         "FileError",
         "FitError",

@@ -285,7 +285,11 @@ def _position(local: LocalReplacementModel, pos: int) -> int:
 
 
 def _token_id(local: LocalReplacementModel, token: Token) -> int:
-    d_vocab, tokenizer = local.logits.shape[-1], local.model.tokenizer
+    return token_id(local.model.tokenizer, local.logits.shape[-1], token)
+
+
+def token_id(tokenizer: Any, d_vocab: int, token: Token) -> int:
+    """The id of one token. Raises `TargetError` where it is none, or a text is several."""
     if isinstance(token, int):
         if not 0 <= token < d_vocab:
             raise TargetError(f"Token id {token} is outside the vocabulary of {d_vocab} tokens (0 to {d_vocab - 1}).")

@@ -2,11 +2,6 @@
 
 from tl_circuits.comparison.basis import Basis as Basis
 from tl_circuits.comparison.basis import Slot as Slot
-from tl_circuits.comparison.basis import blocks as blocks
-from tl_circuits.comparison.basis import features as features
-from tl_circuits.comparison.basis import neurons as neurons
-from tl_circuits.comparison.basis import sae_features as sae_features
 from tl_circuits.comparison.curve import CircuitCurve as CircuitCurve
 from tl_circuits.comparison.curve import circuit_curve as circuit_curve
-from tl_circuits.comparison.influence import influence_scores as influence_scores
 from tl_circuits.comparison.task import Task as Task

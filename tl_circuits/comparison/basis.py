@@ -37,70 +37,73 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Units to build circuits of, in slots."""
+    """Units to build circuits of, in slots; `transcoder` is theirs where they are features of one.
+
+    Made of a model by `neurons`, `blocks`, `features` and `saes`.
+    """
 
     name: str
     slots: tuple[Slot, ...]
+    transcoder: CrossLayerTranscoder | None = None
+
+    @classmethod
+    def neurons(cls, model: Model) -> "Basis":
+        """The model's own MLP neurons, `mlp.hook_post`. Raises `FitError` where the model does not show them."""
+        taps = neuron_taps(model)
+        return cls("neurons", tuple(Slot(layer, tap, tap, _same, _last, exact=True) for layer, tap in enumerate(taps)))
+
+    @classmethod
+    def blocks(cls, model: Model) -> "Basis":
+        """Attention heads (`attn.hook_z`) and whole MLPs (`hook_mlp_out`), as EAP has them: vectors, and no error."""
+        sites = Sites.of(model, "ln2.hook_normalized" if _has_ln2(model) else "mlp.hook_in", "hook_mlp_out")
+        slots = []
+        for site, head in zip(sites.sites, head_taps(model), strict=True):
+            slots.append(Slot(site.layer, head, head, _same, _last, exact=True))
+            slots.append(Slot(site.layer, site.write, site.write, _as_one_unit, _from_one_unit, exact=True))
+        return cls("heads and MLPs", tuple(slots))
+
+    @classmethod
+    def features(cls, model: Model, transcoder: CrossLayerTranscoder, name: str | None = None) -> "Basis":
+        """The features of a transcoder, cross-layer or per-layer. A linear skip counts as error: it is no feature's.
+
+        Raises `FitError` where model and transcoder do not fit.
+        """
+        check_fit(model, transcoder)
+        sites = Sites.of(model, transcoder.read, transcoder.write)
+
+        def slot(layer: int) -> Slot:
+            return Slot(
+                layer,
+                sites.sites[layer].read,
+                sites.sites[layer].write,
+                lambda x: transcoder.encode(x, layer),
+                lambda units: transcoder.decode(units, layer),
+                exact=False,
+            )
+
+        kind = "PLT" if transcoder.is_per_layer else "CLT"
+        return cls(name or kind, tuple(slot(layer) for layer in range(transcoder.n_layers)), transcoder)
+
+    @classmethod
+    def saes(cls, model: Model, saes: Sequence[Any], name: str = "SAE") -> "Basis":
+        """The features of SAELens SAEs, each at its hook point; several a layer make a sparse feature circuit.
+
+        They are taken in the order of the forward pass. Raises `FitError` for hook points that the model lacks, for
+        two SAEs of one point, and for SAEs that rescale each input by itself, whose decoders depend on what was encoded
+        last.
+        """
+        order = {tap: place for place, tap in enumerate(model.hook_dict)}
+        points = [_hook_of(sae) for sae in saes]
+        for point in points:
+            if point not in order:
+                raise FitError(f"An SAE reads {point!r}, which is none of the model's {len(order)} hook points.")
+        if len(set(points)) < len(points):
+            raise FitError(f"Two SAEs read the same point, of {', '.join(points)}: give one for each.")
+        placed = sorted(zip(points, saes, strict=True), key=lambda pair: order[pair[0]])
+        return cls(name, tuple(_sae_slot(point, sae) for point, sae in placed))
 
     def __repr__(self) -> str:
         return f"Basis({self.name}, {len(self.slots)} slots)"
-
-
-def neurons(model: Model) -> Basis:
-    """The model's own MLP neurons: `mlp.hook_post`, at every layer."""
-    return Basis(
-        "neurons",
-        tuple(Slot(layer, tap, tap, _same, _last, exact=True) for layer, tap in enumerate(neuron_taps(model))),
-    )
-
-
-def blocks(model: Model) -> Basis:
-    """Attention heads (`attn.hook_z`) and whole MLPs (`hook_mlp_out`), as EAP has them: vectors, and no error."""
-    sites = Sites.of(model, "ln2.hook_normalized" if _has_ln2(model) else "mlp.hook_in", "hook_mlp_out")
-    slots = []
-    for site, head in zip(sites.sites, head_taps(model), strict=True):
-        slots.append(Slot(site.layer, head, head, _same, _last, exact=True))
-        slots.append(Slot(site.layer, site.write, site.write, _as_one_unit, _from_one_unit, exact=True))
-    return Basis("heads and MLPs", tuple(slots))
-
-
-def features(model: Model, transcoder: CrossLayerTranscoder, name: str | None = None) -> Basis:
-    """The features of a transcoder, cross-layer or per-layer. A linear skip counts as error: it is no feature's.
-
-    Raises `FitError` where model and transcoder do not fit.
-    """
-    check_fit(model, transcoder)
-    sites = Sites.of(model, transcoder.read, transcoder.write)
-
-    def slot(layer: int) -> Slot:
-        return Slot(
-            layer,
-            sites.sites[layer].read,
-            sites.sites[layer].write,
-            lambda x: transcoder.encode(x, layer),
-            lambda units: transcoder.decode(units, layer),
-            exact=False,
-        )
-
-    kind = "PLT" if transcoder.is_per_layer else "CLT"
-    return Basis(name or kind, tuple(slot(layer) for layer in range(transcoder.n_layers)))
-
-
-def sae_features(model: Model, saes: Sequence[Any], name: str = "SAE") -> Basis:
-    """The features of SAELens SAEs, each at its hook point; several a layer make a sparse feature circuit.
-
-    They are taken in the order of the forward pass. Raises `FitError` for hook points that the model lacks, for two
-    SAEs of one point, and for SAEs that rescale each input by itself, whose decoders depend on what was encoded last.
-    """
-    order = {tap: place for place, tap in enumerate(model.hook_dict)}
-    points = [_hook_of(sae) for sae in saes]
-    for point in points:
-        if point not in order:
-            raise FitError(f"An SAE reads {point!r}, which is none of the model's {len(order)} hook points.")
-    if len(set(points)) < len(points):
-        raise FitError(f"Two SAEs read the same point, of {', '.join(points)}: give one for each.")
-    placed = sorted(zip(points, saes, strict=True), key=lambda pair: order[pair[0]])
-    return Basis(name, tuple(_sae_slot(point, sae) for point, sae in placed))
 
 
 def _sae_slot(point: str, sae: Any) -> Slot:

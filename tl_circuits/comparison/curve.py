@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.comparison.basis import Basis
-from tl_circuits.comparison.passes import Errors, recorded, through
-from tl_circuits.comparison.scorers import Scorer, Scores, scores
+from tl_circuits.comparison.passes import Errors, Scores, recorded, through
+from tl_circuits.comparison.scorers import Scorer, scores
 from tl_circuits.comparison.task import Task
 from tl_circuits.errors import SettingError
 from tl_circuits.progress import stage
@@ -76,6 +76,11 @@ class CircuitCurve:
         return self._mean(self.faithfulness, torch.tensor(self.sizes, dtype=torch.float64))
 
     @property
+    def cmd_linear(self) -> float:
+        """Mean of |1 − F| over the share of units, as MIB has it."""
+        return self._mean((1 - self.faithfulness).abs(), torch.tensor(self.sizes, dtype=torch.float64))
+
+    @property
     def k80(self) -> int | None:
         """The least size at which F reaches .8; None where none does."""
         return self._first(self.faithfulness >= ENOUGH)
@@ -93,7 +98,7 @@ class CircuitCurve:
     def to_dict(self) -> dict[str, Any]:
         """The curves and what sums them up, as JSON values."""
         named = {name: getattr(self, name) for name in ("basis", "task", "scorer", "errors", "k80", "kc20")}
-        areas = {name: getattr(self, name) for name in ("cpr", "cmd", "cpr_linear")}
+        areas = {name: getattr(self, name) for name in ("cpr", "cmd", "cpr_linear", "cmd_linear")}
         curves = {name: getattr(self, name).tolist() for name in ("faithfulness", "completeness", "accuracy")}
         return named | areas | {"sizes": list(self.sizes)} | curves | {"prompts": len(self.whole)}
 
@@ -126,6 +131,7 @@ def circuit_curve(
     errors: Errors = "corrupted",
     sizes: Sequence[int] | None = None,
     steps: int = 5,
+    seed: int = 0,
     progress: bool | None = None,
 ) -> CircuitCurve:
     """The curves of the circuits that a scorer picks: for each prompt its own k units of the largest |score|.
@@ -137,7 +143,7 @@ def circuit_curve(
     if errors not in get_args(Errors):
         raise SettingError(f"errors={errors!r} is none: give one of {', '.join(get_args(Errors))}.")
     clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
-    by_slot = scores(model, basis, task, scorer, steps=steps) if isinstance(scorer, str) else tuple(scorer)
+    by_slot = scores(model, basis, task, scorer, steps=steps, seed=seed) if isinstance(scorer, str) else tuple(scorer)
     _check_scores(by_slot, [units.shape[:3] for units in clean.units])
     cells = [tuple(part.shape[1:]) for part in by_slot]
     order = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs().argsort(dim=1, descending=True, stable=True)

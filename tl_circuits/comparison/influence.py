@@ -5,7 +5,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from tl_circuits.attribution import Targets, attribute
-from tl_circuits.comparison.scorers import Scores
+from tl_circuits.comparison.passes import Scores
 from tl_circuits.comparison.task import Task
 from tl_circuits.nodes import Kind
 from tl_circuits.progress import stage
@@ -19,8 +19,7 @@ def influence_scores(
 ) -> Scores:
     """Of each feature its influence on the difference of the two answers' logits, in each prompt's own graph.
 
-    Influence has no sign (Ameisen et al. 2025, "Graph Pruning"). Features that are not active have none. For
-    `circuit_curve(model, features(model, transcoder), task, scores)`.
+    Influence has no sign (Ameisen et al. 2025, "Graph Pruning"). Features that are not active have none.
     """
     found = [torch.zeros(*task.clean.shape, n_features, dtype=torch.float64) for n_features in transcoder.n_features]
     with stage("tracing prompts", len(task), show=progress) as bar:

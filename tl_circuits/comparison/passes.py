@@ -21,6 +21,9 @@ Errors = Literal["corrupted", "kept", "zero"]
 Circuit = Sequence[Bool[Tensor, "prompt pos _"]]
 """For each slot, which units are on the circuit of each prompt."""
 
+Scores = tuple[Tensor, ...]
+"""For each slot (prompt, pos, unit), how much the unit matters to the prompt."""
+
 
 @dataclass(frozen=True, eq=False)
 class Recorded:

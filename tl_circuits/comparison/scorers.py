@@ -9,6 +9,8 @@ bases are scored on the model itself.
 - `ig-activations`: the mean gradient on the way between the two values of the units themselves, one slot at a time
   (Marks et al. 2024).
 - `ablation`: the change itself, a pass for each unit.
+- `influence`: of features of a transcoder, their influence in each prompt's attribution graph, which has no sign.
+- `random`: no score at all but a draw, among units that differ between the two runs: what any scorer has to beat.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,30 +21,40 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from tl_circuits.comparison.basis import Basis
-from tl_circuits.comparison.passes import Recorded, last_logits, pushed, recorded
+from tl_circuits.comparison.influence import influence_scores
+from tl_circuits.comparison.passes import Recorded, Scores, last_logits, pushed, recorded
 from tl_circuits.comparison.task import Task
 from tl_circuits.errors import SettingError
 from tl_circuits.sites import Model, Tap, embedding_tap, installed
 
-Scorer = Literal["attribution-patching", "ig-inputs", "ig-activations", "ablation"]
-
-Scores = tuple[Tensor, ...]
-"""For each slot (prompt, pos, unit)."""
+Scorer = Literal["attribution-patching", "ig-inputs", "ig-activations", "ablation", "influence", "random"]
 
 MOST_ABLATED = 100_000
 """The most passes that ablation may take: beyond, gradients are what is feasible."""
 
 
-def scores(model: Model, basis: Basis, task: Task, scorer: Scorer, *, steps: int = 5) -> Scores:
-    """What keeping each unit is worth to each prompt of the task; `steps` are those of integrated gradients.
+def scores(model: Model, basis: Basis, task: Task, scorer: Scorer, *, steps: int = 5, seed: int = 0) -> Scores:
+    """What keeping each unit is worth to each prompt; `steps` are those of integrated gradients, `seed` of "random".
 
-    Raises `SettingError` for a scorer that does not exist, steps that are none, and ablations that would not end.
+    Raises `SettingError` for a scorer that does not exist, steps that are none, ablations that would not end, and
+    influence where units are not a transcoder's.
     """
     if scorer not in get_args(Scorer):
         raise SettingError(f"scorer={scorer!r} is none: give one of {', '.join(get_args(Scorer))}.")
     if steps < 1:
         raise SettingError(f"steps={steps} integrates nothing: give 1 or more.")
+    if scorer == "influence":
+        if basis.transcoder is None:
+            raise SettingError(
+                f"scorer='influence' is of attribution graphs, and {basis.name} are no transcoder's features: score "
+                "them by 'ig-inputs'."
+            )
+        return influence_scores(model, basis.transcoder, task)
     clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
+    if scorer == "random":
+        draw = torch.Generator().manual_seed(seed)
+        pairs = zip(clean.units, corrupted.units, strict=True)
+        return tuple(torch.rand(now.shape[:3], generator=draw) * _differs(now, then).cpu() for now, then in pairs)
     if scorer == "ablation":
         return _ablated(model, basis, task, clean, corrupted)
     if scorer == "ig-activations":

@@ -4,18 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from tl_circuits.attribution.targets import token_id
 from tl_circuits.errors import PromptError
+from tl_circuits.replacement.prompt import Prompt, tokenize
+from tl_circuits.sites import Model
+
+Pair = tuple[Prompt, Prompt, str | int, str | int]
+"""A prompt, its counterfactual, and the answer to each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """Prompts of one length with a counterfactual each, and the answers to both, as token ids.
 
-    The measure of a pass is the logit of the clean answer less that of the corrupted one, at the last position. Raises
-    `PromptError` for pairs that differ in length or answers that are the same.
+    The measure of a pass is the logit of the clean answer less that of the corrupted one, at the last position; with
+    a `contrast`, weights over the vocabulary, it is Σ contrast · probability instead (where several answers are right,
+    +1 for each of them and −1 for each wrong one). Raises `PromptError` for pairs that differ in length or answers that
+    are the same.
     """
 
     name: str
@@ -23,6 +31,24 @@ class Task:
     corrupted: Int64[Tensor, "prompt pos"]
     answer: Int64[Tensor, " prompt"]
     corrupted_answer: Int64[Tensor, " prompt"]
+    contrast: Float[Tensor, "prompt d_vocab"] | None = None
+
+    @classmethod
+    def of(cls, model: Model, pairs: Sequence[Pair], name: str = "task") -> "Task":
+        """The task of (prompt, counterfactual, answer, its answer), prompts as text or token ids.
+
+        Raises `PromptError` where prompts are not all of one length, counterfactuals included, and `TargetError` for an
+        answer that is not one token.
+        """
+        if not pairs:
+            raise PromptError(f"Task {name!r} has no prompts: give at least one, with its counterfactual.")
+        columns = list(zip(*pairs, strict=True))
+        clean, corrupted = (_side_by_side(model, name, prompts) for prompts in columns[:2])
+        answers = [
+            torch.tensor([token_id(model.tokenizer, model.cfg.d_vocab, token) for token in column])
+            for column in columns[2:]
+        ]
+        return cls(name, clean, corrupted, answers[0], answers[1])
 
     def __post_init__(self) -> None:
         shapes = {tuple(self.clean.shape), tuple(self.corrupted.shape)}
@@ -52,9 +78,24 @@ class Task:
             self.corrupted[picked],
             self.answer[picked],
             self.corrupted_answer[picked],
+            None if self.contrast is None else self.contrast[picked],
         )
 
     def measure(self, logits: Float64[Tensor, "prompt d_vocab"]) -> Float64[Tensor, " prompt"]:
-        """The logit of the clean answer less that of the corrupted one."""
+        """The logit of the clean answer less that of the corrupted one, or the contrast of probabilities."""
+        if self.contrast is not None:
+            return (logits.softmax(-1) * self.contrast.to(logits)).sum(-1)
         rows = torch.arange(len(self), device=logits.device)
         return logits[rows, self.answer.to(logits.device)] - logits[rows, self.corrupted_answer.to(logits.device)]
+
+
+def _side_by_side(model: Model, name: str, prompts: Sequence[Prompt]) -> Int64[Tensor, "prompt pos"]:
+    rows = [tokenize(model, prompt).tokens for prompt in prompts]
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) > 1:
+        odd = next(place for place, length in enumerate(lengths) if length != lengths[0])
+        raise PromptError(
+            f"Task {name!r}: {prompts[0]!r:.80} has {lengths[0]} tokens, but {prompts[odd]!r:.80} {lengths[odd]}. "
+            "Units are compared position by position: give prompts of one length, and the others in a task of theirs."
+        )
+    return torch.stack(rows)
