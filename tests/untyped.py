@@ -17,7 +17,7 @@ import torch
 
 import tl_circuits as tlc
 from tests.graphs import random_graph
-from tl_circuits.comparison import Task, circuit_curve, neurons
+from tl_circuits.comparison import Basis, Task, circuit_curve
 from tl_circuits.graph.circuit_tracer import convert_graph
 from tl_circuits.intervention import collapse
 from tl_circuits.nodes import Kind, NodeId
@@ -66,6 +66,15 @@ def graph_doors(folder: Path) -> Iterator[Try]:
         yield refused(f"prune(edges={share!r})", f"edges={share!r}", lambda share=share: graph.prune(edges=share))
     yield refused("prune(errors='no')", "errors='no'", lambda: graph.prune(errors="no"))
     yield works("prune(1), saved and loaded", lambda: tl.load_graph(graph.prune(1, 1).save(folder / "cut.graph")))
+    for alike in ("a", None, True, 2, 0, float("nan")):
+        yield refused(f"alike={alike!r}", f"alike={alike!r}", lambda alike=alike: graph.suggest_supernodes(alike=alike))
+    for given in (5, "L0/1@1", feature, [1.5]):
+        yield refused(
+            f"suggest({given!r})",
+            "1.5" if given == [1.5] else f"features={given!r}",
+            lambda given=given: graph.suggest_supernodes(given),
+        )
+    yield works("suggest of int64", lambda: graph.suggest_supernodes([numpy.int64(0), 1]))
     for verb in ("influence", "scores", "path_lengths", "paths", "prune"):
         for held in (graph, cut):
             yield refused(
@@ -587,7 +596,7 @@ def card_doors(folder: Path) -> Iterator[Try]:
 def comparison_doors(_folder: Path) -> Iterator[Try]:
     model, _ = tlc.demo()
     tokens, answers = torch.tensor([[1, 5, 9], [1, 6, 9]]), torch.tensor([3, 4])
-    asked, basis = Task("any", tokens, tokens.flip(0), answers, answers.flip(0)), neurons(model)
+    asked, basis = Task("any", tokens, tokens.flip(0), answers, answers.flip(0)), Basis.neurons(model)
 
     def curve(**given: Any) -> object:
         return circuit_curve(model, basis, asked, **given)
