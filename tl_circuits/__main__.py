@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import tl_circuits
+from tl_circuits.cards_command import cards_command
 from tl_circuits.errors import FileError
 from tl_circuits.intervene_command import intervene_command
 from tl_circuits.options import (
@@ -281,6 +282,7 @@ def evaluate_command(
 
 
 app.command("intervene")(intervene_command)
+app.command("cards")(cards_command)
 app.command("page")(page_command)
 app.command("train")(train_command)
 

@@ -115,6 +115,17 @@ def layer_range(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
+def operand_range(text: str) -> range:
+    """All numbers from the first to the last that a text such as "10,99" names, or a usage error."""
+    parts = [part.strip() for part in text.split(",")]
+    whole = len(parts) == 2 and all(part.isdecimal() and len(part) < 10 for part in parts)
+    if not whole or int(parts[0]) > int(parts[1]):
+        raise typer.BadParameter(
+            f"{text!r} is no range: give the first and the last number, say 10,99.", param_hint="'--operand-range'"
+        )
+    return range(int(parts[0]), int(parts[1]) + 1)
+
+
 def check_choice(model: str, transcoder: str | None, variant: str | None, plt: bool) -> None:
     """A usage error where model and transcoder were not both named, or one says what only the other can have."""
     if model != DEMO and transcoder is None:

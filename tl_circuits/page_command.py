@@ -100,6 +100,9 @@ def page_command(
     nodes: Annotated[float | None, typer.Option(callback=share, help="Where the slider of nodes starts.")] = None,
     edges: Annotated[float | None, typer.Option(callback=share, help="Where the slider of edges starts.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of features, as a page wrote them.")] = None,
+    cards: Annotated[
+        str | None, typer.Option(help="Cards of features: what `cards` wrote, a release or a repository that has some.")
+    ] = None,
     interventions: Annotated[
         list[Path] | None,
         typer.Option("--intervention", help="What `intervene --json` printed, in a file; may be given again."),
@@ -120,6 +123,7 @@ def page_command(
         _serve(graph if graph.is_dir() else graph.parent, port, allow_save, open_it)
         return
     with working():
+        from tl_circuits.features import load_cards
         from tl_circuits.graph import load_graph
         from tl_circuits.page import load_labels, save_page
 
@@ -127,11 +131,14 @@ def page_command(
         check_place(place)
         found = load_graph(graph)
         found = found if labels is None else found.with_labels(load_labels(labels))
+        known = None if cards is None else load_cards(cards, features=found)
+        found = found if known is None else found.with_labels(known.labels() | dict(found.labels))
         pinned, supernodes = _grouped(graph)
         page = save_page(
             found,
             place,
             title=title,
+            cards=known,
             pinned=pinned,
             supernodes=supernodes,
             interventions={file.stem: _printed(file) for file in interventions or []},

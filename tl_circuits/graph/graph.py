@@ -158,10 +158,14 @@ class AttributionGraph(GraphRecord):
         to look at (default: all; of each position the 200 most influential). Whether a group means one thing is for
         you to find out: look at its cards, or act on it.
 
-        Raises `GraphError` for features that the graph does not hold, and `SettingError` where `alike` is no share.
+        Raises `GraphError` for features that the graph does not hold, and `SettingError` for what is no list of them,
+        and where `alike` is no share.
         """
         if share(alike) is None:
             raise SettingError(f"alike={alike!r:.80} is no likeness: give 0 < alike <= 1, say 0.75.")
+        # A feature is a tuple, and so a sequence, itself.
+        if not isinstance(features, Sequence | None) or isinstance(features, str | Feature):
+            raise SettingError(f"features={features!r:.80}: give a list of features, say ['L20/15589@-1'].")
         span = self.nodes.span(Kind.FEATURE)
         rows = range(span.start, span.stop) if features is None else sorted({row_of(self, one) for one in features})
         others = [row for row in rows if row >= span.stop]
