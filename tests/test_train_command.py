@@ -70,6 +70,33 @@ def test_it_trains_saves_and_reports(task: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_data_set_is_trained_on_as_far_as_the_steps_take(task: Path) -> None:
+    folder = task.parent / "rows"
+    folder.mkdir()
+    rows = [{"text": "the capital of the state containing Dallas is"}] * 100 + [{"text": None}]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task.write_text(TASK.replace('"prompts.txt"', '{ dataset = "rows" }').replace('held_out = "unseen.txt"', ""))
+    result = run("train", str(task), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["trained_on"] is True
+    # 8 steps of 32 tokens; the last row, which is none, is never come to.
+    assert json.loads(run("train", str(task), "--plan", "--json").stdout)["tokens"] == 8 * 32
+    task.write_text(TASK.replace('"unseen.txt"', '{ dataset = "rows", split = "test" }'))
+    refused = run("train", str(task))
+    assert refused.exit_code == 1
+    assert "could not be opened at its part 'test'" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "said", ['{ split = "train" }', "{ dataset = 3 }", '{ dataset = "a/b", part = "train" }', "{}"]
+)
+def test_data_that_name_no_data_set_are_refused(task: Path, said: str) -> None:
+    task.write_text(TASK.replace('"prompts.txt"', said))
+    with pytest.raises(SettingError, match=r"names no data set: give data = \{ dataset = "):
+        read_task(task)
+
+
+@pytest.mark.slow
 def test_a_plan_says_what_it_will_take_and_trains_nothing(task: Path) -> None:
     found = json.loads(run("train", str(task), "--plan", "--json").stdout)
     assert found["parameters"] == 3 * 16 * (64 + 2) + 6 * 16 * 64 + 3 * 64

@@ -200,7 +200,7 @@ def _grid(operands: str | None, numbers: range) -> "Operands | None":
 
 def _texts(data: Path | None, dataset: str | None, split: str, most: int | None) -> Any:
     if dataset is not None:
-        from tl_circuits.features.dataset import streamed
+        from tl_circuits.harvest.dataset import streamed
 
         found = streamed(dataset, split)
         return found if most is None else found.take(most)

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,8 +24,8 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
     "model": str,
     "class": str,
     "dtype": str,
-    "data": str,
-    "held_out": str,
+    "data": (str, dict),
+    "held_out": (str, dict),
     "out": str,
     "preset": str,
     "checkpoint_every": int,
@@ -36,8 +36,19 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
 }
 REQUIRED = ("model", "data", "out", "settings")
 CHOICES = {"class": ("bridge", "hooked"), "dtype": ("float32", "float64", "bfloat16", "float16")}
+# Of a data set; the first is what has to be said.
+DATASET_KEYS = ("dataset", "split", "config")
 # Where no prompts are held out, so many of the trained ones are reported on.
 REPORTED = 64
+
+
+@dataclass(frozen=True)
+class NamedDataset:
+    """A data set by the name, or the folder, that `datasets` takes, and which part of it."""
+
+    dataset: str
+    split: str = "train"
+    config: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,8 @@ class Task:
     model: str
     model_class: str
     dtype: str
-    data: Path
-    held_out: Path | None
+    data: Path | NamedDataset
+    held_out: Path | NamedDataset | None
     out: Path
     checkpoint_every: int
     cache: Path | None
@@ -98,13 +109,12 @@ def train_command(
     with working():
         import torch
 
-        from tl_circuits.attribution.prompts import read_prompts
         from tl_circuits.attribution.ranks import as_launched
         from tl_circuits.zoo.named import load_model
 
         task = read_task(file)
-        texts = read_prompts(task.data, corpus=True)
-        held_out = None if task.held_out is None else read_prompts(task.held_out, corpus=True)
+        texts = _texts(task.data)
+        held_out = None if task.held_out is None else _texts(task.held_out)
         with as_launched() as speaks:
             say(f"loading {task.model}")
             kind = "hooked" if task.model_class == "hooked" else "bridge"
@@ -120,23 +130,32 @@ def train_command(
         raise typer.Exit(1)
 
 
-def _planned(model: "Model", texts: Sequence[Any], task: Task) -> "TrainingPlan":
+def _texts(data: Path | NamedDataset) -> Any:
+    if isinstance(data, NamedDataset):
+        from tl_circuits.harvest.dataset import streamed
+
+        return streamed(data.dataset, data.split, data.config)
+    from tl_circuits.attribution.prompts import read_prompts
+
+    return read_prompts(data, corpus=True)
+
+
+def _planned(model: "Model", texts: Any, task: Task) -> "TrainingPlan":
     from tl_circuits.harvest import Prompts
     from tl_circuits.training.plan import plan
 
-    n_tokens = Prompts.of(model, texts, task.settings.context).n_kept
+    settings = task.settings
+    n_tokens = Prompts.of(model, texts, settings.context, settings.steps * settings.batch_tokens).n_kept
     asked = {"n_shards": task.shards or 1, "folder": task.out, "cache": task.cache}
-    reckoned = plan(model, task.settings, n_tokens, **asked)
+    reckoned = plan(model, settings, n_tokens, **asked)
     # What does not fit is not begun, not even to tell the time of it.
     if not reckoned.fits:
         return reckoned
     say(f"it {reckoned.verdict}; measuring")
-    return plan(model, task.settings, n_tokens, **asked, measure=True)
+    return plan(model, settings, n_tokens, **asked, measure=True)
 
 
-def _trained(
-    model: "Model", texts: list[Any], held_out: list[Any] | None, task: Task, speaks: bool
-) -> "Trained | None":
+def _trained(model: "Model", texts: Any, held_out: Any | None, task: Task, speaks: bool) -> "Trained | None":
     from tl_circuits.training import train
     from tl_circuits.training.report import training_report
     from tl_circuits.transcoder.files import save_transcoder
@@ -155,7 +174,8 @@ def _trained(
         return None
     files = {"transcoder": task.out / "transcoder", "report": task.out / "report.json", "log": task.out / "log.jsonl"}
     save_transcoder(found, files["transcoder"], overwrite=True)
-    reported = texts[:REPORTED] if held_out is None else held_out
+    trained_on = texts[:REPORTED] if isinstance(texts, list) else texts.take(REPORTED)
+    reported = trained_on if held_out is None else held_out
     report = training_report(model, found, reported, trained_on=held_out is None)
     _keep(report, files["report"])
     return Trained(report, files)
@@ -212,8 +232,8 @@ def _task(file: Path, said: Mapping[str, Any]) -> Task:
         said["model"],
         said.get("class", "bridge"),
         said.get("dtype", "float32"),
-        folder / said["data"],
-        None if held_out is None else folder / held_out,
+        _data(file, "data", said["data"]),
+        None if held_out is None else _data(file, "held_out", held_out),
         folder / said["out"],
         said.get("checkpoint_every", 200),
         None if cache is None else folder / cache,
@@ -221,3 +241,17 @@ def _task(file: Path, said: Mapping[str, Any]) -> Task:
         said.get("shards"),
         made,
     )
+
+
+def _data(file: Path, key: str, said: str | Mapping[str, Any]) -> Path | NamedDataset:
+    folder = file.expanduser().parent
+    if isinstance(said, str):
+        return folder / said
+    wrong = [name for name, value in said.items() if name not in DATASET_KEYS or not isinstance(value, str)]
+    if wrong or DATASET_KEYS[0] not in said:
+        raise SettingError(
+            f"'{file}': {key}={said!s:.80} names no data set: give {key} = {{ dataset = \"owner/name\" }}, and split "
+            "and config as texts where need be."
+        )
+    local = folder / said["dataset"]
+    return NamedDataset(**{**said, "dataset": str(local) if local.is_dir() else said["dataset"]})
