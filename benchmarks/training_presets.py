@@ -43,7 +43,7 @@ from tl_circuits.training.settings import PRESETS
 from tl_circuits.training.shards import Shards
 from tl_circuits.training.source import Data, source
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.zoo.build import TRANSCODER, _weights
+from tl_circuits.zoo.demo_recipe import TRANSCODER, _weights
 from tl_circuits.zoo.measure import agreement
 from tl_circuits.zoo.swap import state_swap
 from tl_circuits.zoo.tokenizer import IGNORED, encode

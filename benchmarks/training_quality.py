@@ -24,7 +24,7 @@ from tl_circuits.intervention.write_shares import write_shares
 from tl_circuits.training import TrainingSettings
 from tl_circuits.training.settings import PRESETS
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.zoo.build import TRANSCODER, _weights
+from tl_circuits.zoo.demo_recipe import TRANSCODER, _weights
 from tl_circuits.zoo.measure import agreement, sparsity
 from tl_circuits.zoo.swap import state_swap
 from tl_circuits.zoo.tokenizer import IGNORED, encode

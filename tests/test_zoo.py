@@ -6,7 +6,6 @@ import sys
 import warnings
 from dataclasses import replace
 from functools import cache, partial
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,16 @@ from transformer_lens.model_bridge import TransformerBridge
 from tl_circuits.attribution import trace
 from tl_circuits.errors import SettingError
 from tl_circuits.nodes import Kind
+from tl_circuits.zoo import demo_recipe
 from tl_circuits.zoo.demo import ASSETS, demo
 from tl_circuits.zoo.language_model import ModelSettings, accuracy
 from tl_circuits.zoo.measure import agreement, sparsity
+from tl_circuits.zoo.recipe import BelowTarget, carry_out
 from tl_circuits.zoo.swap import last_token, state_swap
 from tl_circuits.zoo.tokenizer import encode, vocabulary
 from tl_circuits.zoo.world import RELATIONS, STATES, State, World, check_pieces, fact, name, world
 from tl_circuits.zoo.world import Kind as Asked
 
-# `tl_circuits.zoo.demo` the function hides the module of that name from `import ... as`.
-build = import_module("tl_circuits.zoo.build")
 DALLAS = "the capital of the state containing Dallas is"
 FIGURES = json.loads((ASSETS / "figures.json").read_text())
 
@@ -188,7 +187,7 @@ class TestFigures:
     """What is written in figures.json is so, and it is good enough."""
 
     def test_the_figures_meet_their_bounds(self) -> None:
-        assert all(bound.met(FIGURES["figures"][name]) for name, bound in build.BOUNDS.items())
+        assert all(bound.met(FIGURES["figures"][name]) for name, bound in demo_recipe.BOUNDS.items())
 
     @pytest.mark.parametrize("kind", ["two-hop", "addition"])
     def test_held_out_prompts_are_answered(self, kind: Asked) -> None:
@@ -226,22 +225,24 @@ class TestBuild:
     @pytest.fixture
     def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         small = World(facts().trained[:: len(facts().trained) // 400], facts().held_out[::40])
-        monkeypatch.setattr(build, "world", lambda **_: small)
-        monkeypatch.setattr(build, "ModelSettings", partial(ModelSettings, steps=2, batch=16))
-        monkeypatch.setattr(build, "TRANSCODER", replace(build.TRANSCODER, features=8, steps=2, finetune_steps=1))
+        monkeypatch.setattr(demo_recipe, "world", lambda **_: small)
+        monkeypatch.setattr(demo_recipe, "ModelSettings", partial(ModelSettings, steps=2, batch=16))
+        monkeypatch.setattr(
+            demo_recipe, "TRANSCODER", replace(demo_recipe.TRANSCODER, features=8, steps=2, finetune_steps=1)
+        )
 
     @pytest.mark.usefixtures("quick")
     def test_what_misses_its_figures_is_not_saved(self, tmp_path: Path) -> None:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "kept").write_text("as it was")
-        with pytest.raises(build.BelowTarget, match=r"model: two-hop held out 0\.\d+, wanted ≥ 0\.99"):
-            build.build(0, tmp_path)
+        with pytest.raises(BelowTarget, match=r"model: two-hop held out 0\.\d+, wanted ≥ 0\.99"):
+            carry_out(demo_recipe.recipe(), 0, tmp_path)
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["kept"]
 
     @pytest.mark.usefixtures("quick")
     def test_what_meets_them_is_saved_and_loads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(build, "BOUNDS", {})
-        build.build(0, tmp_path)
+        monkeypatch.setattr(demo_recipe, "BOUNDS", {})
+        carry_out(demo_recipe.recipe(), 0, tmp_path)
         model, clt = demo(assets=tmp_path)
         assert model.to_tokens(DALLAS).shape == (1, 10)
         assert clt.n_features == (8, 8, 8)

@@ -5,7 +5,7 @@ SAELens takes seconds to import, so that it is imported inside functions, when o
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache, reduce
 from importlib.util import find_spec
@@ -166,6 +166,22 @@ def to_sae(record: SAETranscoder) -> Any:
         # It says how the model is to be loaded, once for each layer; the metadata say so too.
         warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         return SAE.load_from_disk("", device=config["device"], converter=lambda *_, **__: (config, own))
+
+
+def train_sae(batches: Iterator[Tensor], config: Mapping[str, Any], steps: int, lr: float, folder: Path) -> Any:
+    """SAELens's BatchTopK SAE, trained by SAELens's trainer, saved in 16 bits, and loaded as its JumpReLU SAE.
+
+    `batches` are of one size, (token, d_in); `config` are SAELens's settings. `lr` falls to nothing over the last
+    fifth. Initialises from the global random state.
+    """
+    from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, SAETrainer
+    from sae_lens.config import SAETrainerConfig
+
+    size = len(next(batches))
+    plan = SAETrainerConfig(steps * size, size, lr, lr, lr_decay_steps=steps // 5, n_batches_for_norm_estimate=10)
+    sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig.from_dict(dict(config)))
+    SAETrainer(plan, sae, batches).fit().half().save_inference_model(folder)
+    return SAE.load_from_disk(folder)
 
 
 def register(

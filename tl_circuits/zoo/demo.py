@@ -33,15 +33,21 @@ def demo(
     holds what the model knows; other words read as `<unk>`. `assets/figures.json` says how good model and transcoders
     are, and `python -m tl_circuits.zoo.build` makes them anew.
     """
-    if kind not in ("bridge", "hooked"):
-        raise SettingError(f"kind={kind!r} is not a model class: give 'bridge' or 'hooked'.")
     if transcoder not in ("clt", "plt"):
         raise SettingError(f"transcoder={transcoder!r} does not ship with the demo: give 'clt' or 'plt'.")
-    with torch.random.fork_rng(devices=[]):
-        language_model = load_language_model(assets / "model")
-        tokenizer = AutoTokenizer.from_pretrained(assets / "model", local_files_only=True)
-        model = bridge(language_model, tokenizer) if kind == "bridge" else hooked(language_model, tokenizer)
+    model = shipped_model(kind, assets / "model", NAME)
     return model, load_folder(assets / transcoder)
+
+
+def shipped_model(kind: str, folder: Path, name: str) -> TransformerBridge | HookedTransformer:
+    """The GPT-2 in a folder as a class of TransformerLens. Leaves the random state as it was."""
+    if kind not in ("bridge", "hooked"):
+        raise SettingError(f"kind={kind!r} is not a model class: give 'bridge' or 'hooked'.")
+    with torch.random.fork_rng(devices=[]):
+        language_model = load_language_model(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        as_class = bridge if kind == "bridge" else hooked
+        return as_class(language_model, tokenizer, name)
 
 
 def load_language_model(folder: Path) -> GPT2LMHeadModel:
@@ -52,12 +58,12 @@ def load_language_model(folder: Path) -> GPT2LMHeadModel:
     return language_model.eval()
 
 
-def bridge(language_model: GPT2LMHeadModel, tokenizer) -> TransformerBridge:
+def bridge(language_model: GPT2LMHeadModel, tokenizer, name: str = NAME) -> TransformerBridge:
     """The model as TransformerLens's bridge: it runs these very parameters."""
-    return TransformerBridge.boot_transformers(NAME, hf_model=language_model, tokenizer=tokenizer, device="cpu").eval()
+    return TransformerBridge.boot_transformers(name, hf_model=language_model, tokenizer=tokenizer, device="cpu").eval()
 
 
-def hooked(language_model: GPT2LMHeadModel, tokenizer) -> HookedTransformer:
+def hooked(language_model: GPT2LMHeadModel, tokenizer, name: str = NAME) -> HookedTransformer:
     """The model as a HookedTransformer with a copy of the weights, none of them folded or centred."""
     shape = language_model.config
     config = HookedTransformerConfig(
@@ -71,7 +77,7 @@ def hooked(language_model: GPT2LMHeadModel, tokenizer) -> HookedTransformer:
         act_fn=shape.activation_function,
         eps=shape.layer_norm_epsilon,
         normalization_type="LN",
-        model_name=NAME,
+        model_name=name,
         init_weights=False,
         device="cpu",
     )

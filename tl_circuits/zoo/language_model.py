@@ -1,4 +1,4 @@
-"""The demo's language model: a GPT-2 of three layers, trained on the world from scratch in a few minutes."""
+"""The zoo's language models: GPT-2 in small, trained from scratch in minutes to answer questions."""
 
 import math
 from collections.abc import Callable
@@ -11,19 +11,14 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tl_circuits.progress import stage
-from tl_circuits.zoo.tokenizer import BOS, EOS, IGNORED, encode
-from tl_circuits.zoo.world import Kind, World
+from tl_circuits.zoo.tokenizer import BOS, EOS, IGNORED
 
 Batch = tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How the model is shaped and trained: AdamW, warm-up, then a cosine down to a fiftieth of the learning rate.
-
-    A share of `addition` of each batch are sums; of the rest, a quarter each are questions about a city and about a
-    state, and half are two-hop. Drawn evenly, two-hop questions would crowd out the facts that they are composed of.
-    """
+    """How a model is shaped and trained: AdamW, warm-up, then a cosine down to a fiftieth of the learning rate."""
 
     n_layers: int = 3
     d_model: int = 64
@@ -31,7 +26,6 @@ class ModelSettings:
     n_ctx: int = 16
     steps: int = 2000
     batch: int = 384
-    addition: float = 0.4
     lr: float = 2e-3
     warmup: int = 100
     weight_decay: float = 0.4
@@ -41,9 +35,6 @@ class ModelSettings:
         """The learning rate of a step."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.lr * min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * cosine)
-
-
-SHARES: dict[Kind, float] = {"city": 0.25, "fact": 0.25, "two-hop": 0.5}
 
 
 def untrained(settings: ModelSettings, d_vocab: int) -> GPT2LMHeadModel:
@@ -67,13 +58,11 @@ def untrained(settings: ModelSettings, d_vocab: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel._from_config(config, attn_implementation="eager")
 
 
-def train_language_model(world: World, tokenizer, settings: ModelSettings) -> GPT2LMHeadModel:
-    """The model after `settings.steps` steps on the world's trained prompts; the loss counts answers only."""
-    draw = torch.Generator().manual_seed(settings.seed)
+def train_language_model(batch: Callable[[], Batch], settings: ModelSettings, d_vocab: int) -> GPT2LMHeadModel:
+    """The model after `settings.steps` batches; the loss counts answers only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = untrained(settings, len(tokenizer))
-    batch = _sampler(world, tokenizer, settings, draw)
+        model = untrained(settings, d_vocab)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
     )
@@ -105,21 +94,3 @@ def accuracy(model: Callable[[Tensor], Tensor], batch: Batch) -> float:
         for tokens, targets in zip(batch[0].split(1024), batch[1].split(1024), strict=True)
     ]
     return torch.cat(right).float().mean().item()
-
-
-def _sampler(world: World, tokenizer, settings: ModelSettings, draw: torch.Generator) -> Callable[[], Batch]:
-    # One encoding for all, so that facts and sums are padded to the same width and can share a batch.
-    tokens, targets = encode(world.trained, tokenizer)
-    counts = {kind: len(world.of(kind)) for kind in SHARES}
-    weight = torch.tensor(
-        [SHARES[prompt.kind] / counts[prompt.kind] if prompt.kind in SHARES else 0.0 for prompt in world.trained]
-    )
-    sums = torch.tensor([row for row, prompt in enumerate(world.trained) if prompt.kind == "addition"])
-    n_sums = round(settings.batch * settings.addition)
-
-    def batch() -> Batch:
-        facts = torch.multinomial(weight, settings.batch - n_sums, replacement=True, generator=draw)
-        rows = torch.cat([facts, sums[torch.randint(len(sums), (n_sums,), generator=draw)]])
-        return tokens[rows], targets[rows]
-
-    return batch

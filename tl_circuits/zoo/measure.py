@@ -1,4 +1,4 @@
-"""How well a transcoder replaces the demo model's MLPs, and how sparsely."""
+"""How well a transcoder replaces the MLPs of a model of the zoo, and how sparsely."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,11 @@ from tl_circuits.replacement import replace_mlps
 from tl_circuits.sites import Model
 from tl_circuits.training.pairs import collect, kept_tokens
 from tl_circuits.transcoder import CrossLayerTranscoder
-from tl_circuits.zoo.tokenizer import IGNORED, encode
-from tl_circuits.zoo.world import Prompt
+from tl_circuits.zoo.tokenizer import IGNORED, Asked, encode
 
 
 @torch.no_grad()
-def agreement(model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Prompt]) -> float:
+def agreement(model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Asked]) -> float:
     """The share of prompts on whose answer, all of it, the full replacement model has the model's own top tokens."""
     tokens, targets = encode(prompts, model.tokenizer)
     same = []
@@ -36,7 +35,7 @@ class Sparsity:
 
 
 @torch.no_grad()
-def sparsity(model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Prompt]) -> Sparsity:
+def sparsity(model: Model, transcoder: CrossLayerTranscoder, prompts: Sequence[Asked]) -> Sparsity:
     """How sparsely and how well a transcoder writes what the model's MLPs wrote on these prompts."""
     tokens, _ = encode(prompts, model.tokenizer)
     pairs = collect(model, tokens, kept_tokens(tokens, model.tokenizer), transcoder.read, transcoder.write)

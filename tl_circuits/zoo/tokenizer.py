@@ -1,23 +1,35 @@
-"""The demo's tokenizer: words, the two pieces of each city's name, digits. Text goes in and comes out as English."""
+"""The zoo's tokenizers: words, the two pieces of each city's name, digits. Text goes in and comes out as English."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tl_circuits.zoo.world import RELATIONS, STATES, Prompt, fact
+from tl_circuits.zoo.world import RELATIONS, STATES, fact
 
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNKNOWN = range(4)
 IGNORED = -100
 
 
+@runtime_checkable
+class Asked(Protocol):
+    """What a model reads and what it should say next."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def answer(self) -> str: ...
+
+
 def vocabulary() -> tuple[str, ...]:
-    """All tokens in order: special, words of the questions, digits, pieces of cities, states and answers."""
+    """The demo's tokens in order: special, words of the questions, digits, pieces of cities, states and answers."""
     words = [
         "the",
         " the",
@@ -36,15 +48,16 @@ def vocabulary() -> tuple[str, ...]:
     return (*SPECIAL, *dict.fromkeys(tokens))
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, tokens: Sequence[str], *, apart: str | None = None) -> None:
     """Writes a tokenizer that `AutoTokenizer.from_pretrained(folder)` loads, BOS first as a language model expects.
 
     All tokens are equally likely to a unigram model, so a text is cut into as few of them as possible; what is in none
-    becomes `<unk>`. A capital "The" at the start reads as "the".
+    becomes `<unk>`. What the regular expression `apart` matches is cut by itself. A capital "The" at the start reads as
+    "the".
     """
-    tokenizer = Tokenizer(
-        models.Unigram([(token, -1.0) for token in vocabulary()], unk_id=UNKNOWN, byte_fallback=False)
-    )
+    tokenizer = Tokenizer(models.Unigram([(token, -1.0) for token in tokens], unk_id=UNKNOWN, byte_fallback=False))
+    if apart is not None:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(apart), "isolated")
     tokenizer.normalizer = normalizers.Replace(Regex(r"^The\b"), "the")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
@@ -54,7 +67,7 @@ def save_tokenizer(folder: Path) -> None:
     )
 
 
-def encode(prompts: Iterable[Prompt], tokenizer) -> tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]:
+def encode(prompts: Iterable[Asked], tokenizer) -> tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"]]:
     """Tokens, padded on the right, and what should follow each: the answer's tokens and EOS, `IGNORED` elsewhere."""
     rows = []
     for prompt in prompts:
