@@ -156,20 +156,21 @@ _LEVELS = itertools.count(-2, -1)
 
 def neuron_taps(model: Model) -> tuple[Tap, ...]:
     """Where each MLP's neurons pass, after their activation. Raises `FitError` where the model does not show them."""
-    return _every_block(model, "mlp.hook_post", "MLP neurons")
+    return block_taps(model, "mlp.hook_post", "MLP neurons")
 
 
 def head_taps(model: Model) -> tuple[Tap, ...]:
     """Where what each head has gathered passes, before it is projected. Raises `FitError` where it is not shown."""
-    return _every_block(model, "attn.hook_z", "heads")
+    return block_taps(model, "attn.hook_z", "heads")
 
 
 def embedding_tap(model: Model) -> Tap:
     """Where tokens, and positions where they are learned, enter the first block."""
-    return _every_block(model, "hook_resid_pre", "block inputs")[0]
+    return block_taps(model, "hook_resid_pre", "block inputs")[0]
 
 
-def _every_block(model: Model, point: str, what: str) -> tuple[Tap, ...]:
+def block_taps(model: Model, point: str, what: str) -> tuple[Tap, ...]:
+    """The same hook point of every block. Raises `FitError`, which says `what` passes there, where one is missing."""
     points = _hook_points(model)
     found = [points.find(f"blocks.{layer}.{point}") for layer in range(model.cfg.n_layers)]
     for layer, name in enumerate(found):

@@ -4,4 +4,7 @@ from tl_circuits.comparison.basis import Basis as Basis
 from tl_circuits.comparison.basis import Slot as Slot
 from tl_circuits.comparison.curve import CircuitCurve as CircuitCurve
 from tl_circuits.comparison.curve import circuit_curve as circuit_curve
+from tl_circuits.comparison.edges import EdgeScores as EdgeScores
+from tl_circuits.comparison.edges import edge_curve as edge_curve
+from tl_circuits.comparison.edges import edge_scores as edge_scores
 from tl_circuits.comparison.task import Task as Task

@@ -7,7 +7,7 @@ corrupted run ∅ is the same for every basis of the MLPs: all their outputs are
 kept or zero, and where heads are units too, a basis has its own ∅, and its curves are on a scale of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -147,27 +147,48 @@ def circuit_curve(
     _check_scores(by_slot, [units.shape[:3] for units in clean.units])
     cells = [tuple(part.shape[1:]) for part in by_slot]
     order = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs().argsort(dim=1, descending=True, stable=True)
-    measured, answered, chosen = {}, {}, _sizes(sizes, order.shape[1])
-    model_says = clean.logits.argmax(-1)
-    with stage("running circuits", 2 * len(chosen), show=progress) as bar:
-        for size in chosen:
+
+    def run(size: int, of_circuit: bool) -> Float64[Tensor, "prompt d_vocab"]:
+        circuit = _circuit(order, size, cells, of_circuit)
+        return through(model, basis, task.clean, corrupted, circuit, errors)
+
+    named = (basis.name, scorer if isinstance(scorer, str) else "given", errors)
+    return measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
+
+
+def measured_curve(
+    task: Task,
+    named: tuple[str, str, str],
+    sizes: Sequence[int],
+    run: Callable[[int, bool], Float64[Tensor, "prompt d_vocab"]],
+    whole: Float64[Tensor, "prompt d_vocab"],
+    progress: bool | None,
+) -> CircuitCurve:
+    """The curve of what `run` gives for a size, of the circuit itself or else of all but it.
+
+    `named` are basis, scorer and errors; `whole` the model's logits. Raises `SettingError` where the model does no
+    better on the prompts than the empty circuit.
+    """
+    measured, answered, model_says = {}, {}, whole.argmax(-1)
+    with stage("running circuits", 2 * len(sizes), show=progress) as bar:
+        for size in sizes:
             for of_circuit in (True, False):
-                circuit = _circuit(order, size, cells, of_circuit)
-                logits = through(model, basis, task.clean, corrupted, circuit, errors)
+                logits = run(size, of_circuit)
                 measured[size, of_circuit] = task.measure(logits)
                 answered[size, of_circuit] = logits.argmax(-1) == model_says
                 bar.update(1)
+    basis, scorer, errors = named
     curve = CircuitCurve(
-        basis=basis.name,
+        basis=basis,
         task=task.name,
-        scorer=scorer if isinstance(scorer, str) else "given",
+        scorer=scorer,
         errors=errors,
-        sizes=chosen,
-        faithful=torch.stack([measured[size, True] for size in chosen]),
-        complete=torch.stack([measured[size, False] for size in chosen]),
-        answered=torch.stack([answered[size, True] for size in chosen]),
+        sizes=tuple(sizes),
+        faithful=torch.stack([measured[size, True] for size in sizes]),
+        complete=torch.stack([measured[size, False] for size in sizes]),
+        answered=torch.stack([answered[size, True] for size in sizes]),
         empty=measured[0, True],
-        whole=task.measure(clean.logits),
+        whole=task.measure(whole),
     )
     if not float(curve.whole.mean()) > float(curve.empty.mean()):
         raise SettingError(
@@ -189,7 +210,8 @@ def _check_scores(given: Scores, shapes: Sequence[Sequence[int]]) -> None:
             raise SettingError(f"Scores of slot {number} hold NaN or infinity: no order can be made of them.")
 
 
-def _sizes(given: Sequence[int] | None, n_units: int) -> tuple[int, ...]:
+def sizes_of(given: Sequence[int] | None, n_units: int) -> tuple[int, ...]:
+    """0, all units, and between them those that were given, or the powers of 2."""
     if given is not None and any(not 0 <= size <= n_units for size in given):
         raise SettingError(f"sizes={list(given)} leave the 0 to {n_units:,} units that there are.")
     powers = [2**power for power in range(n_units.bit_length()) if 2**power < n_units]
