@@ -102,9 +102,3 @@ def _extend(
     longer[: len(flags)] = flags
     longer[places] = values
     return longer
-
-
-def input_sums(graph: GraphRecord) -> Float[Tensor, " node"]:
-    """What the inputs of each node sum to, losses included: equal to `graph.totals` up to the conservation error."""
-    sums = graph.edges.sums()
-    return sums if graph.pruned is None else sums + graph.pruned.into.sums()
