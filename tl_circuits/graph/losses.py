@@ -8,7 +8,7 @@ they do in the model.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from tl_circuits.graph.edges import Edges
