@@ -65,6 +65,9 @@ const answers = {
     const found = page.shownPositions(graph, page.asWork(work, page.FRESH), [...graph.names.keys()], influence);
     return found && [...found].sort((a, b) => a - b);
   },
+  visible({ texts }) {
+    return texts.map(page.visible);
+  },
   link_at({ links, places, x, y, reach }) {
     return page.linkAt(links, (row) => places[row], x, y, reach);
   },

@@ -12,7 +12,7 @@ import pytest
 import tl_circuits as tlc
 from tests.graphs import random_graph
 from tests.test_command_line import TEXT, folders, run
-from tl_circuits.features import FeatureCard, FeatureCards, load_cards
+from tl_circuits.features import FeatureCard, FeatureCards, Operands, load_cards, shared_tokens
 
 assert folders  # A fixture: pytest finds it by this name.
 
@@ -40,10 +40,10 @@ def test_it_writes_what_feature_cards_makes(texas: tuple[Path, dict[str, Any]]) 
 
     path, said = texas
     model, clt = tlc.demo()
-    grid = tlc.features.Operands("{a}+{b}=", range(10, 13), range(10, 13))
+    grid = Operands("{a}+{b}=", range(10, 13), range(10, 13))
     data = world_texts(world())[:400]
     expected = tlc.feature_cards(model, clt, data, features=["L2/623", "L0/398"], top=3, seed=7, operands=grid)
-    expected = expected.with_labels(tlc.features.shared_tokens)
+    expected = expected.with_labels(shared_tokens)
     found = load_cards(path)
     assert dict(found) == dict(expected)
     assert len(found[0, 398].top) == 3

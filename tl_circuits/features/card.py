@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tl_circuits.errors import SettingError
+from tl_circuits.graph.visible import visible
 
 Effects = tuple[tuple[str, float | None], ...]
 """Tokens, the strongest first, and how strong each is; None where a file says only which they are."""
@@ -37,8 +38,8 @@ class Example:
         return self.activations[self.peak]
 
     def __str__(self) -> str:
-        """The text, with the peak between « and »."""
-        return "".join(f"«{token}»" if at == self.peak else token for at, token in enumerate(self.tokens))
+        """The text, with the peak between « and », and what a terminal would act on written out."""
+        return visible("".join(f"«{token}»" if at == self.peak else token for at, token in enumerate(self.tokens)))
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class FeatureCard:
         return (*self.top, *(example for interval in self.intervals for example in interval.examples))
 
     def __str__(self) -> str:
-        return f"L{self.layer}/{self.index}" + (f" {self.label}" if self.label else "")
+        return f"L{self.layer}/{self.index}" + (f" {visible(self.label)}" if self.label else "")
 
     def __repr__(self) -> str:
         density = "" if self.density is None else f", active on {self.density:.3%} of tokens"

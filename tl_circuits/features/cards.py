@@ -15,6 +15,7 @@ from tl_circuits.features.files import read, save
 from tl_circuits.features.public import write_features, write_packed
 from tl_circuits.features.table import CardTable
 from tl_circuits.graph.asked import feature_labels, file_name
+from tl_circuits.graph.visible import visible
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,7 +83,9 @@ class FeatureCards(Mapping[tuple[int, int], FeatureCard]):
 
     def __repr__(self) -> str:
         known = [
-            f"{name} {self.made_by[name]}" for name in ("model", "transcoder", "n_tokens") if self.made_by.get(name)
+            f"{name} {visible(self.made_by[name])}"
+            for name in ("model", "transcoder", "n_tokens")
+            if self.made_by.get(name)
         ]
         return f"FeatureCards({', '.join([f'{len(self)} features', f'{len(self.table.labels)} labels', *known])})"
 

@@ -14,11 +14,15 @@ from tl_circuits.errors import SettingError
 from tl_circuits.features.card import Example, FeatureCard
 from tl_circuits.features.cards import FeatureCards
 from tl_circuits.graph.asked import number
+from tl_circuits.graph.visible import visible
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Text that a judge is shown; where tokens are `marked`, the question is whether these are the ones."""
+    """Text that a judge is shown; where tokens are `marked`, the question is whether these are the ones.
+
+    `str(passage)` is the text, with marked tokens as <<token>>, and what a terminal would act on written out.
+    """
 
     tokens: tuple[str, ...]
     marked: tuple[bool, ...] | None = None
@@ -26,7 +30,7 @@ class Passage:
     def __str__(self) -> str:
         marks = self.marked or (False,) * len(self.tokens)
         shown = "".join(f"<<{token}>>" if mark else token for token, mark in zip(self.tokens, marks, strict=True))
-        return shown.replace(">><<", "")
+        return visible(shown.replace(">><<", ""))
 
 
 Judge = Callable[[Sequence[Passage], str], Sequence[bool | float]]

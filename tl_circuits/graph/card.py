@@ -10,6 +10,7 @@ from torch import Tensor
 from tl_circuits.graph.record import GraphRecord
 from tl_circuits.graph.scores import GraphScores
 from tl_circuits.graph.views import label_of
+from tl_circuits.graph.visible import visible
 from tl_circuits.nodes import Kind
 
 _STYLE = "border-collapse:collapse;font:13px system-ui,sans-serif;max-width:48em"
@@ -22,8 +23,10 @@ def lines(graph: GraphRecord, scores: GraphScores, influence: Float64[Tensor, " 
         ("prompt", repr(graph.provenance.prompt or "".join(graph.tokens))),
         (
             "made of",
-            f"{graph.provenance.model or 'unknown model'}, "
-            f"{graph.provenance.transcoder_kind} of {graph.provenance.transcoder or 'unknown origin'}",
+            visible(
+                f"{graph.provenance.model or 'unknown model'}, "
+                f"{graph.provenance.transcoder_kind} of {graph.provenance.transcoder or 'unknown origin'}"
+            ),
         ),
         ("targets", _targets(graph)),
         ("nodes", ", ".join(f"{number} {name}" for number, name in counts if number)),

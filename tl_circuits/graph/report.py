@@ -22,6 +22,7 @@ from tl_circuits.graph.card import traced
 from tl_circuits.graph.graph import AttributionGraph
 from tl_circuits.graph.paths import Path
 from tl_circuits.graph.views import NodeView
+from tl_circuits.graph.visible import visible as visible
 from tl_circuits.nodes import Kind
 
 
@@ -189,11 +190,6 @@ class Report:
                 for path in self.paths
             )
         )
-
-
-def visible(text: object) -> str:
-    """The text with everything that a terminal would act on, or not show, written out as Python writes it."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
 
 
 def quoted(token: str) -> Text:

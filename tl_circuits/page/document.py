@@ -25,6 +25,7 @@ from tl_circuits.graph.asked import file_name, number, share, text
 from tl_circuits.graph.files import write_whole
 from tl_circuits.graph.tables import unique_names
 from tl_circuits.graph.views import NodeName, row_of
+from tl_circuits.graph.visible import visible
 from tl_circuits.intervention.result import InterventionResult
 from tl_circuits.page.card import Card, cards_of
 from tl_circuits.page.runs import difference, runs_of
@@ -192,7 +193,7 @@ def _html(title: str, graph: bytes, beside: Mapping[str, Any], host: Host) -> st
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="referrer" content="no-referrer">',
-            f"<title>{escape(_sound(title))}</title>",
+            f"<title>{escape(visible(title))}</title>",
             f"<style>{style}</style>",
             "</head>",
             "<body>",
@@ -230,8 +231,3 @@ def _hash(content: str) -> str:
 
 def _packed(content: bytes) -> str:
     return b64encode(gzip.compress(content, mtime=0)).decode()
-
-
-def _sound(text: str) -> str:
-    # A lone surrogate, which JSON carries as an escape, is no character that a file can hold.
-    return text.encode("utf-8", "replace").decode()

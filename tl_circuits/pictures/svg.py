@@ -213,7 +213,5 @@ def _width(text: str, size: float) -> float:
 
 
 def _sound(text: str) -> str:
-    # What XML cannot hold is replaced: control characters, lone surrogates and two that are no characters.
-    kept = "".join(letter if letter >= " " or letter in "\t\n" else "�" for letter in text)
-    kept = kept.translate({0xFFFE: "�", 0xFFFF: "�"})
-    return kept.encode("utf-8", "replace").decode()
+    # What XML cannot hold is replaced, and with it whatever else is not seen, or turns the direction of what follows.
+    return "".join(letter if letter.isprintable() or letter in "\n\xa0" else "�" for letter in text)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from tl_circuits.graph.asked import flag
@@ -61,7 +62,7 @@ class TrainingReport:
             cells = [f"{value:.2f}" if layer >= source and value == value else "" for layer, value in enumerate(row)]
             table.add_row(str(source), *cells)
         seen = ["Of the training data, not of prompts held out.", ""] if self.trained_on else []
-        return Group(*seen, str(self.fidelity), table)
+        return Group(*seen, Text(str(self.fidelity)), table)
 
 
 def training_report(

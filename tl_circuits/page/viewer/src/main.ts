@@ -2,7 +2,7 @@
 // What is exported here is what tests compare with Python.
 
 import { h, render } from "preact";
-import { Problems, readGraph } from "./graph/graph.ts";
+import { Problems, readGraph, visible } from "./graph/graph.ts";
 import { fromBase64, through } from "./state/hash.ts";
 import { asPage } from "./state/page.ts";
 import { createStore, type Store } from "./state/store.ts";
@@ -12,7 +12,7 @@ import { connect } from "./ui/host.ts";
 import { followSystem } from "./ui/theme.ts";
 import "./style.css";
 
-export { readGraph, check, Problems } from "./graph/graph.ts";
+export { readGraph, check, visible, Problems } from "./graph/graph.ts";
 export { countedSources, cumulative, nodeInfluence, sharesOf, targetShares } from "./graph/influence.ts";
 export { chosen, prune } from "./graph/prune.ts";
 export { errorShares, score } from "./graph/scores.ts";
@@ -68,7 +68,7 @@ function complain(root: HTMLElement, problems: string[]): void {
   list.setAttribute("role", "alert");
   for (const problem of problems) {
     const item = document.createElement("li");
-    item.textContent = problem;
+    item.textContent = visible(problem);
     list.append(item);
   }
   const advice = document.createElement("p");

@@ -244,7 +244,10 @@ export function labelOf(graph: Graph, labels: ReadonlyMap<string, string>, row: 
 }
 
 /** A token with its spaces and breaks made visible, so that nothing stands for an empty place. */
+/** Control characters, marks that turn the direction of what follows, what has no width and joins nothing, and halves of characters. */
+const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+
 export function visible(token: string): string {
-  const shown = token.replace(/\n/g, "⏎").replace(/\r/g, "↵").replace(/\t/g, "⇥").replace(/[\u2028\u2029]/g, "⏎");
+  const shown = token.replace(/\n/g, "⏎").replace(/\r/g, "↵").replace(/\t/g, "⇥").replace(/[\u2028\u2029]/g, "⏎").replace(UNSEEN, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
   return shown.trim() === "" ? shown.replace(/ /g, "␣") || "∅" : shown;
 }

@@ -1,7 +1,7 @@
 // The page's state: what a person did (undoable), what they look at (not), and everything that follows from the two.
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
-import { FEATURE, featureKey, type Graph } from "../graph/graph.ts";
+import { FEATURE, featureKey, visible, type Graph } from "../graph/graph.ts";
 import { countedSources, edgeInfluence, nodeInfluence, sharesOf, targetShares, type Shares } from "../graph/influence.ts";
 import { withLossesAsErrors, type Merged } from "../graph/losses.ts";
 import { chosen, prune, type Cut } from "../graph/prune.ts";
@@ -161,7 +161,7 @@ export function createStore(graph: Graph, page: PageData): Store {
       selected.value = row;
     },
     say(text) {
-      saying.value = text;
+      saying.value = visible(text);
     },
   };
 }

@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
+import { visible } from "../graph/graph.ts";
 import { errorShares } from "../graph/scores.ts";
 import { FAMILIES, FRESH, type Sign } from "../state/work.ts";
 import { Button } from "./button.tsx";
@@ -94,7 +95,7 @@ function Export() {
           <span>Labels (JSON or CSV), or a graph’s JSON with its pins, supernodes and labels.</span>
         </li>
       </ul>
-      {problems.value.length > 0 && <ul class="problems" role="alert">{problems.value.map((problem) => <li key={problem}>{problem}</li>)}</ul>}
+      {problems.value.length > 0 && <ul class="problems" role="alert">{problems.value.map((problem) => <li key={problem}>{visible(problem)}</li>)}</ul>}
     </Dialog>
   );
 }
@@ -149,7 +150,7 @@ function About() {
         {facts.map(([name, value]) => (
           <div key={name}>
             <dt>{name}</dt>
-            <dd>{value}</dd>
+            <dd>{visible(value)}</dd>
           </div>
         ))}
       </dl>

@@ -15,7 +15,7 @@ export function Prompt() {
   };
   return (
     <header class="prompt">
-      <h1 class="hidden">Attribution graph{store.page.title ? `: ${store.page.title}` : ""}</h1>
+      <h1 class="hidden">Attribution graph{store.page.title ? `: ${visible(store.page.title)}` : ""}</h1>
       <div class="tokens" role="group" aria-label="Prompt: press a token to see only its nodes">
         {graph.tokens.map((token, pos) => (!shown || shown.has(pos)) && (
           <button type="button" key={pos} class={shown && pos > 0 && !shown.has(pos - 1) ? "after gap" : ""} aria-pressed={chosen.has(pos)} title={`Position ${pos}`} onClick={() => toggle(pos)}>

@@ -86,7 +86,7 @@ function Curve({ tie, focus }: { tie: Tie; focus: string | null }) {
   return (
     <g class={`tie ${tie.part < 0 ? "negative" : "positive"}${near ? "" : " far"}`}>
       <path d={`M${x0} ${y0}C${x0} ${y0 - bend} ${x1} ${end + tip} ${x1} ${end}`} fill="none" stroke="currentColor" stroke-width={0.8 + 9 * Math.sqrt(size)} stroke-opacity={0.25 + 0.6 * Math.min(1, size * 3)} stroke-dasharray={tie.part < 0 ? "6 4" : undefined}>
-        <title>{`${tie.source.label} → ${tie.target.label}: ${tie.part < 0 ? "−" : "+"}${percent(size)} of its inputs`}</title>
+        <title>{`${visible(tie.source.label)} → ${visible(tie.target.label)}: ${tie.part < 0 ? "−" : "+"}${percent(size)} of its inputs`}</title>
       </path>
       {focus !== null && near && size >= 0.01 && (
         <text x={(x0 + x1) / 2} y={(y0 + end) / 2} text-anchor="middle" dominant-baseline="central" font-size="11" class="amount">{`${tie.part < 0 ? "−" : "+"}${percent(size)}`}</text>
@@ -158,7 +158,7 @@ function BoxView({ box, focus }: { box: Box; focus: { value: string | null } }) 
         >
           <rect class="target" width={box.width} height={box.height} rx="8" />
           <text x={box.width / 2} y={box.height / 2} text-anchor="middle" dominant-baseline="central" font-size="12.5">{short(visible(box.label).trim())}</text>
-          <title>{box.isSupernode ? `${box.label}: ${box.rows.map((row) => graph.names[row]).join(", ")}` : graph.names[box.rows[0]]}</title>
+          <title>{box.isSupernode ? `${visible(box.label)}: ${box.rows.map((row) => graph.names[row]).join(", ")}` : graph.names[box.rows[0]]}</title>
         </g>
       )}
       {kind !== "guest" && !renaming && (
