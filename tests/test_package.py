@@ -60,6 +60,7 @@ PUBLIC = [
     "Validation",
     "WriteShares",
     "as_saes",
+    "atlas",
     "attribute",
     "circuit_curve",
     "demo",

@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from tl_circuits.transcoder.release import Release as Release
     from tl_circuits.transcoder.saes import as_saes as as_saes
     from tl_circuits.transcoder.saes import register_saelens_classes as register_saelens_classes
+    from tl_circuits.zoo.atlas import atlas as atlas
     from tl_circuits.zoo.demo import demo as demo
 
 _ROOMS = {
@@ -130,6 +131,7 @@ _ROOMS = {
     "transcoder.registry": ("register_release", "releases"),
     "transcoder.release": ("Release",),
     "transcoder.saes": ("as_saes", "register_saelens_classes"),
+    "zoo.atlas": ("atlas",),
     "zoo.demo": ("demo",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

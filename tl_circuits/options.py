@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 DEMO = "demo"
+# The models that ship, each with its transcoders.
+SHIPPED = (DEMO, "atlas")
 
 
 class ModelClass(StrEnum):
@@ -56,13 +58,17 @@ def share(value: float | None) -> float | None:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
-ModelName = Annotated[str, typer.Option("--model", help="A model TransformerLens knows, its folder, or 'demo'.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="A model TransformerLens knows, its folder, 'demo' or 'atlas'.")
+]
 TranscoderName = Annotated[
     str | None,
-    typer.Option("--transcoder", help="A release, a repository or a folder (see 'list'); 'demo' brings its own."),
+    typer.Option(
+        "--transcoder", help="A release, a repository or a folder (see 'list'); models that ship bring their own."
+    ),
 ]
 VariantName = Annotated[str | None, typer.Option("--variant", help="Which transcoder, where several go by that name.")]
-Plt = Annotated[bool, typer.Option("--plt", help="Take the demo's per-layer transcoder, not its CLT.")]
+Plt = Annotated[bool, typer.Option("--plt", help="Take the shipped per-layer transcoder, not the CLT.")]
 ClassName = Annotated[
     ModelClass, typer.Option("--class", help="TransformerBridge, or HookedTransformer without weight processing.")
 ]
@@ -128,7 +134,7 @@ def operand_range(text: str) -> range:
 
 def check_choice(model: str, transcoder: str | None, variant: str | None, plt: bool) -> None:
     """A usage error where model and transcoder were not both named, or one says what only the other can have."""
-    if model != DEMO and transcoder is None:
+    if model not in SHIPPED and transcoder is None:
         raise typer.BadParameter(
             f"{model!r} brings no transcoder: name a release, a repository or a folder. `tl-circuits list --model "
             f"{model}` shows releases.",
@@ -136,7 +142,8 @@ def check_choice(model: str, transcoder: str | None, variant: str | None, plt: b
         )
     if variant is not None and transcoder is None:
         raise typer.BadParameter("it is one of a transcoder's: name that too.", param_hint="'--variant'")
-    if plt and (model != DEMO or transcoder is not None):
+    if plt and (model not in SHIPPED or transcoder is not None):
         raise typer.BadParameter(
-            "it is the demo's own: leave out --model and --transcoder, or leave out --plt.", param_hint="'--plt'"
+            "it ships with the demo and the atlas: name one of them and no transcoder, or leave out --plt.",
+            param_hint="'--plt'",
         )

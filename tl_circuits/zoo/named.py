@@ -1,4 +1,4 @@
-"""What a name stands for: the demo that ships, or a model that TransformerLens finds; and what to trace it with."""
+"""What a name stands for: a model that ships, or one that TransformerLens finds; and what to trace it with."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,10 @@ from tl_circuits.errors import FileError, SettingError
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.transcoder.load import prepare
+from tl_circuits.zoo.atlas import atlas
 from tl_circuits.zoo.demo import demo
 
-DEMO = "demo"
+SHIPPED = {"demo": demo, "atlas": atlas}
 LONGEST_REASON = 200
 
 
@@ -26,18 +27,18 @@ def load(
     kind: Literal["bridge", "hooked"] = "bridge",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Model, CrossLayerTranscoder]:
-    """The model of that name, and a transcoder by its name or folder; the demo (`DEMO`) brings its own.
+    """The model of that name, and a transcoder by its name or folder; those that ship (`SHIPPED`) bring their own.
 
     A folder with a model that transformers saved is a name too; `source` and `variant` are what `load_transcoder`
-    takes. Raises `FileError` where model or transcoder cannot be loaded, and `SettingError` where a model other than
-    the demo is to be had without a transcoder, and where a variant is named of none.
+    takes. Raises `FileError` where model or transcoder cannot be loaded, and `SettingError` where another model
+    is to be had without a transcoder, and where a variant is named of none.
     """
     if source is None and variant is not None:
         raise SettingError(f"The variant {variant!r} is one of no transcoder: give the transcoder too.")
     # A name that is wrong is told at once, whichever of the two it is; then the model goes first, as the smaller one.
     transcoder = None if source is None else prepare(source, variant=variant)
-    if name == DEMO:
-        model, own = demo(kind, shipped)
+    if name in SHIPPED:
+        model, own = SHIPPED[name](kind, shipped)
         return model if dtype == torch.float32 else model.to(dtype), own if transcoder is None else transcoder()
     if transcoder is None:
         raise SettingError(
@@ -49,8 +50,8 @@ def load(
 
 def load_model(name: str, kind: Literal["bridge", "hooked"] = "bridge", dtype: torch.dtype = torch.float32) -> Model:
     """The model of that name alone. Raises `FileError` where it cannot be loaded."""
-    if name == DEMO:
-        model, _ = demo(kind)
+    if name in SHIPPED:
+        model, _ = SHIPPED[name](kind)
         return model if dtype == torch.float32 else model.to(dtype)
     return _from_library(name, kind, dtype)
 

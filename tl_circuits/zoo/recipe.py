@@ -4,13 +4,15 @@ import json
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -53,7 +55,6 @@ class Recipe:
     settings: Callable[[int], Mapping[str, Any]]
     assets: Path
     mend: str
-    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def carry_out(recipe: Recipe, seed: int, out: Path) -> Figures:
@@ -61,12 +62,14 @@ def carry_out(recipe: Recipe, seed: int, out: Path) -> Figures:
 
     Raises `BelowTarget`, and leaves the folder as it was, where a figure misses its bound.
     """
+    begun, used = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         figures = recipe.make(seed, folder)
         _show(figures, recipe.bounds)
         _refuse_what_misses(figures, recipe)
-        _record(figures, recipe, seed, folder / "figures.json")
+        took = {"seconds": round(time.monotonic() - begun), "CPU seconds": round(time.process_time() - used)}
+        _record(figures, recipe, seed, took, folder / "figures.json")
         for made in folder.iterdir():
             _replace(made, out / made.name)
     return figures
@@ -99,12 +102,13 @@ def _refuse_what_misses(figures: Figures, recipe: Recipe) -> None:
         raise BelowTarget(f"Not saved: {'; '.join(missed)}. Mend {recipe.mend}, not the seed or the bound.")
 
 
-def _record(figures: Figures, recipe: Recipe, seed: int, path: Path) -> None:
+def _record(figures: Figures, recipe: Recipe, seed: int, took: Mapping[str, int], path: Path) -> None:
     record = {
         "figures": {name: round(figure, 4) for name, figure in figures.items()},
         "bounds": {name: str(bound) for name, bound in recipe.bounds.items()},
         "seed": seed,
         "date": date.today().isoformat(),
+        "took": {**took, "threads": torch.get_num_threads()},
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("torch", "transformers", "transformer-lens")},
         **recipe.settings(seed),

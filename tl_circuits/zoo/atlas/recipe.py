@@ -27,7 +27,7 @@ from tl_circuits.zoo.recipe import Bound, Figures, Recipe, save_language_model
 from tl_circuits.zoo.tokenizer import IGNORED, encode
 
 MODEL = ModelSettings(n_layers=4, d_model=96, steps=1400, batch=512)
-TRANSCODER = TrainingSettings(features=1024, sparsity=2e-3, finetune_steps=500)
+TRANSCODER = TrainingSettings(features=1024, steps=900, sparsity=1.5e-3, finetune_steps=450)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SAESettings:
 
     features: int = 512
     k: float = 12.0
-    steps: int = 700
+    steps: int = 400
     batch_tokens: int = 2048
     lr: float = 2e-3
     prompts: int = 20_000
