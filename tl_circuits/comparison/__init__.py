@@ -7,4 +7,6 @@ from tl_circuits.comparison.curve import circuit_curve as circuit_curve
 from tl_circuits.comparison.edges import EdgeScores as EdgeScores
 from tl_circuits.comparison.edges import edge_curve as edge_curve
 from tl_circuits.comparison.edges import edge_scores as edge_scores
+from tl_circuits.comparison.graph_curve import graph_curve as graph_curve
+from tl_circuits.comparison.graph_curve import pruned_to as pruned_to
 from tl_circuits.comparison.task import Task as Task
