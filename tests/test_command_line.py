@@ -58,7 +58,7 @@ def printed(report: Report, *, width: int = 80, **console: Any) -> str:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """A tiny random GPT-2 with the demo's tokenizer, and a transcoder that fits it, as folders."""
     place = tmp_path_factory.mktemp("tiny")
-    save_tokenizer(place / "model")
+    save_tokenizer(place / "model", vocabulary())
     config = GPT2Config(
         vocab_size=len(vocabulary()), n_embd=models.D_MODEL, n_layer=models.N_LAYERS, n_head=2, n_positions=16
     )
