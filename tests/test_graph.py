@@ -15,6 +15,7 @@ from tests.graphs import (
     random_graph,
     recipes,
 )
+from tests.test_refusals import refusal
 from tl_circuits.errors import GraphError, SettingError
 from tl_circuits.graph import AttributionGraph, Edges, Provenance
 from tl_circuits.nodes import Feature, Kind, Nodes
@@ -307,3 +308,16 @@ def test_the_effect_of_a_path_has_a_sign_and_the_targets_units() -> None:
 def test_paths_from_a_kind_may_pass_through_that_kind() -> None:
     found = {tuple(str(view.id) for view in path.nodes)[:-1] for path in chain().paths(10, Kind.FEATURE)}
     assert found == {("L1/6@0",), ("L0/5@0", "L1/6@0")}
+
+
+def test_inputs_that_overflow_together_are_refused_with_the_node() -> None:
+    graph = random_graph(3, n_features=9)
+    row = int(graph.edges.target[0])
+    weight = graph.edges.weight.clone()
+    # Their sum is a number, the sum of their sizes is none.
+    weight[graph.edges.into(row)] *= 0
+    first = graph.edges.into(row).start
+    weight[first], weight[first + 1] = 1.5e308, -1.5e308
+    edges = dataclasses.replace(graph.edges, weight=weight)
+    with refusal(GraphError, rf"inputs of {graph.nodes[row]} add up to more.*largest is 1.5e\+308.*in what units"):
+        dataclasses.replace(graph, edges=edges)

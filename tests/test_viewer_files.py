@@ -425,3 +425,43 @@ def test_whatever_is_put_into_a_file_it_is_read_or_refused(tmp_path_factory: pyt
         warnings.simplefilter("ignore", tlc.TLCircuitsWarning)
         with suppress(tlc.FileError):
             document(tlc.load_graph(path))
+
+
+def with_weights(folder: Path, weights: Any) -> Path:
+    whole = json.loads(random_graph(5, n_features=9).to_json())
+    whole["metadata"]["tl_circuits"]["target_weights"] = weights
+    return written(folder, whole)
+
+
+def test_negative_weights_of_targets_count_by_size_and_stay(tmp_path: Path) -> None:
+    graph, plain = (tlc.load_graph(with_weights(tmp_path, weights)) for weights in ([-2, 1], [2, 1]))
+    assert graph.target_weights.tolist() == [-2.0, 1.0]
+    assert torch.equal(graph.influence(), plain.influence())
+    assert "negative weight count by its size" in graph.scores().note
+
+
+def test_weights_of_targets_that_overflow_together_are_refused(tmp_path: Path) -> None:
+    with refusal(tlc.FileError, r"target weights \[1e\+308, 1e\+308\] add up to more.*Divide them by the largest"):
+        tlc.load_graph(with_weights(tmp_path, [1e308, 1e308]))
+    assert float(tlc.load_graph(with_weights(tmp_path, [1e307, 1e-300])).influence().sum()) > 0
+
+
+@pytest.mark.parametrize("weights", [["a", 1], [1], [0, 0], [True, 1], [10**400, 1], []])
+def test_weights_of_targets_that_are_none_are_mended_and_said(tmp_path: Path, weights: Any) -> None:
+    with pytest.warns(tlc.TLCircuitsWarning, match="are not 2 finite numbers of which one is not 0, and probability"):
+        found = tlc.load_graph(with_weights(tmp_path, weights))
+    assert found.target_weights.tolist() == found.target_probabilities.tolist()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused_wherever_they_stand(tmp_path: Path, number: str) -> None:
+    whole = json.loads(random_graph(5, n_features=9).to_json())
+    whole["metadata"]["tl_circuits"]["target_weights"] = [12345678, 1]
+    path = written(tmp_path, whole)
+    path.write_text(path.read_text().replace("12345678", number))
+    if number == "1e999":
+        with pytest.warns(tlc.TLCircuitsWarning, match="are not 2 finite numbers"):
+            assert torch.isfinite(tlc.load_graph(path).target_weights).all()
+    else:
+        with refusal(tlc.FileError, f"{number} is no number of JSON"):
+            tlc.load_graph(path)

@@ -18,6 +18,9 @@ from tl_circuits.nodes import Kind, Nodes
 CONSTANTS = (Kind.POSITION, Kind.MASKED, Kind.B_DEC, Kind.BIAS)
 """The kinds that carry what does not depend on features, errors or tokens."""
 
+LARGE = 1e290
+"""Sums of larger numbers may overflow."""
+
 MOST_LAYERS = 10_000
 """What is deeper is no model."""
 
@@ -252,6 +255,22 @@ class GraphRecord:
         weights = self.target_weights
         if not bool(torch.isfinite(weights).all()) or not bool((weights != 0).any()):
             raise GraphError(f"The target weights are {weights.tolist()}. They must be finite and not all 0.")
+        # Shares are of sums of magnitudes; where these overflow, all shares would be 0 unsaid.
+        if not bool(torch.isfinite(weights.to(torch.float64).abs().sum())):
+            raise GraphError(
+                f"The target weights {weights.tolist()} add up to more than a number can hold. Divide them by the "
+                "largest: only their proportions count."
+            )
+        edges = self.edges.weight
+        if len(edges) and float(edges.abs().max()) > LARGE:
+            over = ~torch.isfinite(self.edges.sums(magnitude=True))
+            if bool(over.any()):
+                row = int(over.nonzero()[0])
+                raise GraphError(
+                    f"The inputs of {self.nodes[row]} add up to more than a number can hold; the largest is "
+                    f"{float(edges[self.edges.into(row)].abs().max()):.3g}. Check who wrote the graph, and in what "
+                    "units."
+                )
         if not 0 <= self.coverage <= 1 + 1e-9:
             raise GraphError(f"A coverage of {self.coverage} is no share. It lies between 0 and 1.")
         if self.conservation_error < 0 or self.probe_error < 0:

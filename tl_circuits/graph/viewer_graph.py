@@ -204,10 +204,15 @@ class _Read:
             return math.nan
 
     def target_weights(self) -> Float64[Tensor, " target"]:
-        if (weights := self._of_targets("target_weights")) is not None:
-            given = [weight for weight in map(_real, weights) if weight is not None]
-            if len(given) == len(self.targets) and any(given):
-                return torch.tensor(given, dtype=torch.float64)
+        weights, told = self._of_targets("target_weights"), self.ours.get("target_weights")
+        given = [weight for weight in map(_real, weights or ()) if weight is not None]
+        if weights is not None and len(given) == len(self.targets) and any(given):
+            return torch.tensor(given, dtype=torch.float64)
+        if told is not None and self.places_of_targets is not None:
+            self.mended.append(
+                f"the targets' weights {told!r:.60} are not {len(self.targets)} finite numbers of which one is not 0, "
+                "and probability took their place"
+            )
         chances = self.target_probabilities().nan_to_num(0.0)
         return chances if bool((chances != 0).any()) else torch.ones_like(chances)
 
