@@ -109,6 +109,32 @@ def test_what_is_done_is_kept_and_shown_again(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        (b"[", "What was done on the page is no JSON: "),
+        (b"\xff\xfe", "What was done on the page is no JSON: "),
+        (b"[]", "What was done on a page is a table, not []."),
+        (b'{"pins": ["L9/9@9"]}', "pins of a page's work is ['L9/9@9'], which is none of this graph"),
+        (b" " * 2_000_001, "It is 2,000,001 bytes large, more than the 2,000,000 kept."),
+    ],
+)
+@pytest.mark.parametrize("allow_save", [False, True])
+def test_kept_work_that_is_none_is_named_and_left_as_it_is(
+    folder: Path, allow_save: bool, kept: bytes, says: str
+) -> None:
+    place = folder / "some.graph.work.json"
+    place.write_bytes(kept)
+    found = client(folder, allow_save=allow_save).get(f"/{TOKEN}/some.graph")
+    assert found.status_code == 400
+    assert found.text.startswith("'some.graph.work.json' is not what a page of 'some.graph' keeps. ")
+    assert says in found.text
+    assert found.text.endswith("Move it elsewhere, and the page starts anew; or mend it.")
+    assert place.read_bytes() == kept
+    place.rename(folder / "elsewhere.json")
+    assert client(folder, allow_save=allow_save).get(f"/{TOKEN}/some.graph").status_code == 200
+
+
+@pytest.mark.parametrize(
     ("body", "headers", "code", "says"),
     [
         (json.dumps(WORK), {}, 403, "Another page may not write"),

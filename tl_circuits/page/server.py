@@ -163,7 +163,15 @@ class _Pages:
         kept = _beside(file)
         if not kept.is_file() or kept.resolve().parent != self._root:
             return {}
-        return sound_work(graph, _json(kept.read_bytes()[: MOST_BYTES + 1]))
+        try:
+            if kept.stat().st_size > MOST_BYTES:
+                raise SettingError(f"It is {kept.stat().st_size:,} bytes large, more than the {MOST_BYTES:,} kept.")
+            return sound_work(graph, _json(kept.read_bytes()))
+        except (SettingError, OSError) as error:
+            raise FileError(
+                f"'{kept.name}' is not what a page of '{file.name}' keeps. {error} Move it elsewhere, and the page "
+                "starts anew; or mend it."
+            ) from error
 
 
 def _beside(file: Path) -> Path:
