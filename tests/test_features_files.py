@@ -32,6 +32,7 @@ from tl_circuits.features.inflate import inflated
 from tl_circuits.features.sources import uncantor
 from tl_circuits.features.table import COLUMNS
 from tl_circuits.graph.export import cantor
+from tl_circuits.transcoder import registry
 
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=8))
 numbers = st.floats(-100, 100, width=32).map(lambda value: value + 0.0)
@@ -188,6 +189,30 @@ def test_of_packed_cards_only_the_bytes_that_are_asked_for_are_fetched(hub: Hub,
     ranges = [request.range for request in hub.requests if request.path.endswith("layer_1.bin") and request.range]
     assert len(ranges) == 2
     assert not any("layer_0" in request.path for request in hub.requests if "/resolve/" in request.path)
+
+
+def test_a_release_s_name_stands_for_its_repository(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_ADDED", {})
+    cards = serve(hub, packed=True, folder="sub")
+    tlc.register_release(tlc.Release("my-clt", "org/clt/sub"))
+    found = load_cards("my-clt", features=["L1/3"])
+    assert dict(found) == {(1, 3): cards[1, 3]}
+    assert found.made_by == {"transcoder": "org/clt/sub"}
+    tlc.register_release(tlc.Release("bare-clt", "org/bare"))
+    (hub.repository("org/bare") / "config.yaml").write_text("a: 1")
+    with pytest.raises(tlc.FileError, match=r"No cards of 'bare-clt' were found. There is no.*org/bare"):
+        load_cards("bare-clt")
+
+
+@pytest.mark.slow
+def test_a_public_release_s_cards_are_looked_for_in_its_repository(hub: Hub) -> None:
+    FeatureCards.of([one_card(0, 3)]).save_public(hub.repository("mntss/clt-gemma-2-2b-2.5M"))
+    assert set(load_cards("mntss-gemma-2-2b-2.5m-clt-as-per-layer")) == {(0, 3)}
+
+
+def test_a_name_that_is_none_is_refused_with_what_to_give() -> None:
+    with pytest.raises(tlc.FileError, match=r"no file or folder 'no-such-release', and it is no repository org/name"):
+        load_cards("no-such-release")
 
 
 def test_all_cards_of_a_repository_are_fetched_whole_and_then_need_no_hub(hub: Hub) -> None:

@@ -1,6 +1,7 @@
 """Labels of features: made without anybody's help, put on graphs, and scored by judges who know the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import comb
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tl_circuits.features import (
     Example,
     FeatureCard,
     FeatureCards,
+    LabelScore,
     Passage,
     feature_cards,
     mean_scores,
@@ -168,11 +170,33 @@ def test_the_planted_variables_of_the_demo_s_world_judge_its_labels() -> None:
     features = [(2, 623), (1, 386), (0, 398), (1, 410), (2, 524), (0, 321)]
     found = feature_cards(model, clt, world_texts(facts)[::3], features=features, top=4, contexts=200)
     told = {key: str(fires) for key, fires in firing(model, clt, features, facts).items()}
-    right = mean_scores(score_labels(found.with_labels(told), planted_judge(facts)))
+    right = score_labels(found.with_labels(told), planted_judge(facts))
     ohio = dict.fromkeys(features, 'Ohio 90%, at "of" 95%')
-    wrong = mean_scores(score_labels(found.with_labels(ohio), planted_judge(facts)))
-    assert right.detection is not None
-    assert wrong.detection is not None
-    # The judge takes every word of a label as needed, and a feature does not do without exception what its label says.
-    assert right.detection > 0.65
-    assert wrong.detection <= 0.55
+    wrong = score_labels(found.with_labels(ohio), planted_judge(facts))
+    for name in ("detection", "fuzzing"):
+        n_asked, n_right = answers(right, name)
+        assert n_right > guessed(n_asked)
+        assert answers(wrong, name)[1] <= guessed(n_asked)
+
+
+def answers(scores: Mapping[tuple[int, int], LabelScore], name: str) -> tuple[int, int]:
+    """How many passages a judge was asked about, and of how many it was right: half of them are of either kind."""
+    asked = [getattr(score, f"n_{name}") for score in scores.values()]
+    shares = [getattr(score, name) for score in scores.values()]
+    return sum(asked), sum(round(share * n) for share, n in zip(shares, asked, strict=True))
+
+
+def guessed(n: int, level: float = 0.999) -> int:
+    """How many of n answers are right at most, at this level, where each is a coin's."""
+    above, k = 0, n
+    while (above := above + comb(n, k)) <= (1 - level) * 2**n:
+        k -= 1
+    return k
+
+
+def test_a_coin_is_right_as_often_as_it_should() -> None:
+    # Of ten tosses, ten come out right once in 1,024 times, and nine or more eleven times.
+    assert guessed(10, 1 - 1 / 1024) == 9
+    assert guessed(10, 1 - 11 / 1024) == 8
+    # A normal distribution's 3.09 standard deviations.
+    assert abs(guessed(1000) - (500 + 3.09 * 15.8)) < 2
