@@ -23,6 +23,7 @@ class Tier:
     compiled: Width
     seeds: Sequence[int]
     n_prompts: int
+    n_graphs: int = 8
     l0s: Sequence[int] = ()
     recipe: Recipe = field(default_factory=Recipe)
     suites: Sequence[str] = ("demo", "sentences", *PLANTED)
@@ -53,8 +54,11 @@ TIERS = {
         Width(16, 1, 4, 64),
         seeds=(0,),
         n_prompts=4,
+        n_graphs=1,
         recipe=Recipe(n_layers=2, d_model=16, n_heads=2, steps=2, batch=16),
         suites=("demo", "sentences", "two-hop chain"),
     ),
-    "cpu": Tier("cpu", Width(384, 8, 400, 512), Width(64, 1, 800, 256), range(5), n_prompts=48, l0s=(4, 32)),
+    "cpu": Tier(
+        "cpu", Width(384, 8, 400, 512), Width(64, 1, 800, 256), range(5), n_prompts=32, n_graphs=6, l0s=(4, 32)
+    ),
 }

@@ -1,0 +1,146 @@
+"""Which units give the smaller and the truer circuit: features of a CLT, of per-layer transcoders, of SAEs, or neurons?
+
+    python -m benchmarks.circuits.dictionaries
+    python -m benchmarks.circuits --tier cpu
+
+Every basis runs through the same code (`tlc.circuit_curve`): for each prompt its own k units of the largest score (at
+first integrated gradients over inputs, for all alike), all others and all errors from the counterfactual's run. F is
+the share of the difference of answers' logits that is kept, C what is left without the circuit; `cpr` and `cmd` are
+means of F and |1 − F| over log2(1 + k). Intervals are bootstraps over dictionary seeds and prompts at once, 95 %;
+differences between bases are paired by seed and prompt. Readings are kept beside the dictionaries, and a run that was
+broken off goes on from them.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tl_circuits as tlc
+from benchmarks.circuits import measure, summary
+from benchmarks.circuits.dictionaries import CACHE, cost_of, load, train_all
+from benchmarks.circuits.measure import Ledger, Reading
+from benchmarks.circuits.suites import Suite
+from benchmarks.circuits.tiers import TIERS, Tier
+from benchmarks.record import Record, add_options, say, settings
+from tl_circuits.comparison import Basis, Task
+
+QUESTION = "Which units give the smaller and the truer circuit?"
+ERRORS = ("corrupted", "kept", "zero")
+SCORERS = ("attribution-patching", "ig-inputs", "ig-activations", "influence", "random")
+OF_ERRORS = ("CLT", "PLT", "skip PLT", "SAE")
+OF_SCORERS = ("CLT", "PLT", "SAE", "neurons")
+OF_GRAPHS = ("CLT", "PLT", "skip PLT")
+FEW = 12
+"""Prompts on which scorers are compared, since influence takes a graph for each."""
+
+
+def measured(tier: Tier, folder: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
+    """All readings by suite."""
+    found = {}
+    for suite in tier.made(folder):
+        ledger = Ledger(folder / suite.name.replace(" ", "-") / "readings")
+        found[suite.name] = {"accuracy": dict(suite.accuracy), "costs": _costs(tier, suite, folder, seeds)}
+        for key, reading in _readings(tier, suite, folder, ledger, seeds):
+            found[suite.name][key] = reading
+        say(f"{suite.name}: {len(found[suite.name])} readings")
+    return found
+
+
+def _costs(tier: Tier, suite: Suite, folder: Path, seeds: list[int]) -> dict[str, Any]:
+    tolds = [told for told in tier.dictionaries(suite) if told.seed in seeds]
+    return {f"{told.name} | {told.seed}": dict(cost_of(folder, suite.name, told)) for told in tolds}
+
+
+def _readings(
+    tier: Tier, suite: Suite, folder: Path, ledger: Ledger, seeds: list[int]
+) -> Iterator[tuple[str, Reading]]:
+    fixed = [Basis.neurons(suite.model), Basis.blocks(suite.model)]
+    for name, task in suite.tasks.items():
+        for basis in fixed:
+            yield from _of_basis(tier, suite, ledger, basis, name, task, 0)
+        if suite.planted is None:
+            yield f"edges | {name}", ledger.of(f"edges {name}", lambda task=task: measure.edges(suite, task))
+    if suite.planted is not None:
+        yield "planted | neurons | 0", ledger.of("planted neurons", lambda: measure.planted(suite, fixed[0]))
+    for seed in seeds:
+        control = Basis.features(suite.model, measure.untrained(suite, seed), "untrained CLT")
+        bases = [load(suite, folder, told) for told in tier.dictionaries(suite) if told.seed == seed]
+        for basis in (*bases, control):
+            for name, task in suite.tasks.items():
+                yield from _of_basis(tier, suite, ledger, basis, name, task, seed)
+            if suite.planted is not None:
+                key = f"planted {basis.name} seed {seed}"
+                yield f"planted | {basis.name} | {seed}", ledger.of(key, lambda b=basis: measure.planted(suite, b))
+
+
+def _of_basis(
+    tier: Tier, suite: Suite, ledger: Ledger, basis: Basis, name: str, task: Task, seed: int
+) -> Iterator[tuple[str, Reading]]:
+    """All readings of one basis, task and seed."""
+
+    def reading(what: str, compute: Any) -> tuple[str, Reading]:
+        return f"{what} | {name} | {basis.name} | {seed}", ledger.of(f"{what} {name} {basis.name} seed {seed}", compute)
+
+    errors = ERRORS if basis.name in OF_ERRORS and _is_thorough(suite) else ERRORS[:1]
+    yield reading("curves", lambda: measure.curves(suite, basis, task, "ig-inputs", errors))
+    if basis.name not in ("neurons", "heads and MLPs"):
+        yield reading("fidelity", lambda: measure.fidelity(suite, basis, task))
+    if not _is_thorough(suite):
+        return
+    few = task.part(slice(0, FEW))
+    if basis.name in OF_SCORERS and suite.planted is None:
+        for scorer in SCORERS:
+            if scorer != "influence" or basis.transcoder is not None:
+                how = (suite, basis, few, scorer, ("corrupted",), seed)
+                yield reading(f"scorer {scorer}", lambda how=how: measure.curves(*how))
+    if basis.name in OF_GRAPHS and basis.transcoder is not None:
+        clt, graphs = basis.transcoder, task.part(slice(0, tier.n_graphs))
+        yield reading("graphs", lambda: measure.of_graphs(suite, clt, graphs, _steps_of(suite)))
+        if basis.name != "skip PLT":
+            yield reading("graph edges", lambda: measure.graph_edges(suite, clt, graphs, control=not seed))
+        if suite.name == "demo" and basis.name != "skip PLT":
+            yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, 2))))
+
+
+def _is_thorough(suite: Suite) -> bool:
+    """Whether errors, scorers and graphs are compared too: on the demo and on compiled models."""
+    return suite.name != "sentences"
+
+
+def _steps_of(suite: Suite) -> tlc.CrossLayerTranscoder | None:
+    """The per-layer transcoder that a step through layer 1 is measured with."""
+    if suite.planted is not None:
+        return measure.exact_transcoder(suite)
+    return tlc.demo(transcoder="plt")[1] if suite.name == "demo" else None
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.circuits", description=__doc__)
+    parser.add_argument("--tier", default="smoke", choices=[*TIERS, "hub"], help="how much (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=CACHE, help="of dictionaries and readings (%(default)s)")
+    parser.add_argument("--n-seeds", type=int, help="fewer than the tier has")
+    add_options(parser, runs=1)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    tier, folder = TIERS[given.tier], given.folder / given.tier
+    seeds = list(tier.seeds)[: given.n_seeds]
+    if tier.name == "smoke":
+        for suite in tier.made(folder):
+            train_all(suite, folder, tier.dictionaries(suite))
+    began, wall = time.process_time(), time.perf_counter()
+    found = measured(tier, folder, seeds)
+    spent = {"processor_s": round(time.process_time() - began), "wall_s": round(time.perf_counter() - wall)}
+    figures, readings = summary.of(found)
+    case = {"tier": tier.name, "seeds": seeds, "prompts": tier.n_prompts, "graphs": tier.n_graphs} | spent
+    case |= {"trained": vars(tier.trained), "compiled": vars(tier.compiled), "model of sentences": vars(tier.recipe)}
+    record = Record(QUESTION, "circuits", case, settings(given, "folder"), figures, readings, seed=0)
+    record.write(given.out, f"circuits-{tier.name}")
+
+
+if __name__ == "__main__":
+    main()

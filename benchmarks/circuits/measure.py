@@ -1,0 +1,263 @@
+"""What is measured of one dictionary of one suite. Every reading is written down, so that a run is taken up again."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tl_circuits as tlc
+from benchmarks.circuits.suites import Suite
+from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, graph_curve, pruned_to
+from tl_circuits.comparison.passes import recorded, through
+from tl_circuits.comparison.recovery import average_precision, description_length, variable_recovery
+from tl_circuits.comparison.scorers import scores
+from tl_circuits.harvest import collect
+from tl_circuits.nodes import Kind
+from tl_circuits.transcoder import CrossLayerTranscoder, ReLU, TopK
+
+STEPS = 4
+"""Of integrated gradients."""
+LARGEST = 9
+"""Curves have the sizes 0, the powers of 2 up to 2 to this, and all units."""
+Reading = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A folder of readings by name. What is there is not measured again."""
+
+    folder: Path
+
+    def of(self, name: str, measure: Callable[[], Reading]) -> Reading:
+        """The reading of that name, with the processor seconds it took."""
+        place = self.folder / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+        if not place.is_file():
+            began = time.process_time()
+            found = {**measure(), "processor_s": 0.0}
+            found["processor_s"] = round(time.process_time() - began, 3)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(found), encoding="utf-8")
+        return json.loads(place.read_text(encoding="utf-8"))
+
+
+def written(curve: CircuitCurve) -> Reading:
+    """A curve as JSON values, prompt by prompt."""
+    rows = {name: getattr(curve, name) for name in ("faithful", "complete", "empty", "whole")}
+    rounded = {
+        name: [[round(v, 5) for v in row] for row in value.tolist()] for name, value in rows.items() if value.ndim == 2
+    }
+    rounded |= {name: [round(v, 5) for v in value.tolist()] for name, value in rows.items() if value.ndim == 1}
+    return {"sizes": list(curve.sizes), "answered": curve.answered.int().tolist(), **rounded}
+
+
+def curves(
+    suite: Suite, basis: Basis, task: Task, scorer: Any, errors: Sequence[Any] = ("corrupted",), seed: int = 0
+) -> Reading:
+    """The curves of one basis and task, one for each way with errors, from one scoring."""
+    found = scores(suite.model, basis, task, scorer, steps=STEPS, seed=seed)
+    n_units = sum(part[0].numel() for part in found)
+    sizes = [2**power for power in range(LARGEST + 1) if 2**power < n_units]
+    kept: Reading = {"units": n_units}
+    for how in errors:
+        try:
+            curve = tlc.circuit_curve(suite.model, basis, task, found, errors=how, sizes=sizes, progress=False)
+        except tlc.SettingError:
+            # With errors kept or left out ∅ is the basis's own: where its units say nothing there is nothing to share.
+            if how == "corrupted":
+                raise
+            continue
+        kept[how] = written(curve)
+    return kept
+
+
+def edges(suite: Suite, task: Task) -> Reading:
+    """Curves of edges between heads and MLPs, by EAP and by EAP-IG."""
+    found = {
+        scorer: written(edge_curve(suite.model, task, scorer, steps=STEPS, progress=False))
+        for scorer in ("eap", "eap-ig")
+    }
+    return dict(found)
+
+
+def graph_edges(suite: Suite, transcoder: CrossLayerTranscoder, task: Task, *, control: bool) -> Reading:
+    """Curves of the graphs' edges, and as a control in an order drawn at random."""
+    sizes = [2**power for power in range(14)]
+    orders = {"influence": None, "random": 0} if control else {"influence": None}
+    return {
+        name: written(graph_curve(suite.model, transcoder, task, sizes=sizes, random=random, progress=False))
+        for name, random in orders.items()
+    }
+
+
+GRAPHS = 24
+"""The most prompts of a compiled model whose graphs are looked at."""
+CUT = (8, 32, 128)
+"""Features that graphs are cut to, and edges, eight times as many."""
+
+
+def of_graphs(
+    suite: Suite, transcoder: CrossLayerTranscoder, task: Task, exact: CrossLayerTranscoder | None
+) -> Reading:
+    """What each prompt's graph of its answer's logit says: scores, whole and cut, path length, write shares, collapse.
+
+    `exact` is a per-layer transcoder that steps are measured with: where it is None, no collapse is.
+    """
+    rows: list[dict[str, float]] = []
+    for row in range(len(task)):
+        local = tlc.localize(suite.model, transcoder, task.clean[row], masked_positions=())
+        graph = tlc.attribute(local, tlc.Targets.tokens([int(task.answer[row])]), progress=False)
+        reached = graph.path_lengths()
+        steps = reached.diff(prepend=reached.new_zeros(1))
+        told, across = graph.scores(), tlc.write_shares(local).across
+        said = {
+            "replacement": told.replacement,
+            "completeness": told.completeness,
+            "completeness, as circuit-tracer has it": told.completeness_circuit_tracer,
+            "path length": float((steps * torch.arange(1, len(steps) + 1)).sum() / reached[-1]),
+            "features": float(len(local.features)),
+            "edges": float(len(graph.edges)),
+        } | {f"written across into layer {layer}": across[layer] for layer in range(1, local.n_layers)}
+        for size in CUT:
+            for name, cut in (("features", {"features": size}), ("edges", {"edges": 8 * size})):
+                of_cut = pruned_to(graph, **cut).scores()
+                said[f"replacement of {8 * size if name == 'edges' else size} {name}"] = of_cut.replacement
+                said[f"completeness of {8 * size if name == 'edges' else size} {name}"] = of_cut.completeness
+        rows.append(said | ({} if exact is None else _collapse(suite, local, graph, exact, task.clean[row])))
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _collapse(
+    suite: Suite,
+    local: tlc.LocalReplacementModel,
+    graph: tlc.AttributionGraph,
+    exact: CrossLayerTranscoder,
+    prompt: Tensor,
+) -> dict[str, float]:
+    """Of the effect of layer 0's features at the last token, the share through layer 1 there: in graph and model."""
+    by_layer = tlc.localize(suite.model, exact, prompt, masked_positions=())
+    first, second, step = (
+        [f for f in of.active() if f.layer == layer and f.pos == of.n_pos - 1]
+        for of, layer in ((local, 0), (local, 1), (by_layer, 1))
+    )
+    if not first or not step:
+        return {}
+    passed = tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)
+    shares = {"mediated, graph": passed.graph, "mediated, model": passed.model, "collapse": passed.collapse}
+    return {name: share for name, share in shares.items() if share == share}
+
+
+def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
+    """With every unit its own and no errors: how often the model's answer comes, how far its probabilities move."""
+    corrupted, clean = (recorded(suite.model, basis, tokens) for tokens in (task.corrupted, task.clean))
+    every = [torch.ones(units.shape[:3], dtype=torch.bool) for units in clean.units]
+    logits = through(suite.model, basis, task.clean, corrupted, every, "zero")
+    own, replaced = clean.logits.log_softmax(-1), logits.log_softmax(-1)
+    found: Reading = {
+        "same answer": float((logits.argmax(-1) == clean.logits.argmax(-1)).double().mean()),
+        "KL": float((own.exp() * (own - replaced)).sum(-1).mean()),
+    }
+    active = [float((units != 0).sum(2).double().mean()) for units in clean.units]
+    return found | {"L0": active, "bits of 32": description_length(32, sum(mask[0].numel() for mask in every))}
+
+
+def faithful(suite: Suite, transcoder: CrossLayerTranscoder, task: Task) -> Reading:
+    """Perturbation agreement, and influence against ablation, over prompts."""
+    prompts = [tlc.localize(suite.model, transcoder, row, masked_positions=()) for row in task.clean]
+    report = tlc.faithfulness(prompts, max_features=48, n_pushes=4, n_controls=1, progress=False)
+    names = [
+        "nodes.kl.influence.spearman",
+        "push.encoder.hop_1.replacement.residual_cosine",
+        "push.encoder.hop_1.replacement.residual_nmse",
+        "push.encoder.hop_1.no_mlps.residual_cosine",
+    ]
+    return {name: [None if v != v else v for v in report.values[name]] for name in names if name in report.values}
+
+
+# Compiled models
+
+
+def exact_transcoder(suite: Suite) -> CrossLayerTranscoder:
+    """The compiled model's own neurons as a per-layer transcoder, without error."""
+    mlps = [block.mlp for block in suite.model.blocks]
+    return CrossLayerTranscoder(
+        [mlp.W_in.T.detach().clone() for mlp in mlps],
+        [mlp.b_in.detach().clone() for mlp in mlps],
+        [mlp.W_out.detach().clone().unsqueeze(1) for mlp in mlps],
+        torch.stack([mlp.b_out.detach() for mlp in mlps]),
+        activation=ReLU(),
+        read=suite.read,
+    )
+
+
+def planted(suite: Suite, basis: Basis) -> Reading:
+    """How well the best unit of a layer tells each variable that the layer writes, and the edges between such units."""
+    made = suite.planted
+    assert made is not None
+    units = [part[:, -1] for part in recorded(suite.model, basis, made.tokens).units]
+    by_layer = [variable_recovery(part, truth) for part, truth in zip(units, made.variables, strict=True)]
+    found: Reading = {
+        f"{name}, layer {layer}": float(getattr(of, key).mean())
+        for layer, of in enumerate(by_layer)
+        for name, key in (("AUPRC", "auprc"), ("F1", "f1"))
+    }
+    if basis.transcoder is not None:
+        weights = _edges_between(suite, basis.transcoder, by_layer[0].unit, by_layer[1].unit)
+        found["AUPRC of edges"] = average_precision(weights.flatten(), made.edges.flatten())
+        found["share of edges"] = float(made.edges.double().mean())
+    return found
+
+
+def _edges_between(suite: Suite, transcoder: CrossLayerTranscoder, early: Tensor, late: Tensor) -> Tensor:
+    """Σ |edge| over graphs, from the unit of each early variable to that of each late one, at the last token."""
+    made = suite.planted
+    assert made is not None
+    total = torch.zeros(transcoder.n_features[0], transcoder.n_features[1], dtype=torch.float64)
+    stride = -(-len(made.tokens) // GRAPHS)
+    for tokens, answer in zip(made.tokens[::stride], made.answers[::stride], strict=True):
+        local = tlc.localize(suite.model, transcoder, tokens, masked_positions=())
+        if not len(local.features):
+            continue
+        graph = tlc.attribute(local, tlc.Targets.tokens([int(answer)]), progress=False)
+        nodes, edges = graph.nodes, graph.edges
+        source, target, last = edges.source.long(), edges.target, len(tokens) - 1
+        here = nodes.rows(Kind.FEATURE) & (nodes.pos == last)
+        among = here[source] & here[target]
+        total.index_put_(
+            (nodes.index[source[among]], nodes.index[target[among]]),
+            edges.weight[among].abs().to(torch.float64),
+            accumulate=True,
+        )
+    return total[early][:, late]
+
+
+def untrained(suite: Suite, seed: int) -> CrossLayerTranscoder:
+    """A CLT of the suite's width with random encoders and decoders: the control.
+
+    What it writes of each layer is scaled to the MLP's by least squares, and b_dec is the MLP's mean.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    n_layers, d_model, width = suite.model.cfg.n_layers, suite.model.cfg.d_model, suite.width
+    sample = collect(suite.model, suite.tokens[:512], suite.kept[:512], suite.read, "hook_mlp_out")
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw) / d_model**0.5
+
+    W_enc = [normal(width.features, d_model) for _ in range(n_layers)]
+    W_dec = [normal(width.features, n_layers - layer, d_model) for layer in range(n_layers)]
+    b_enc, mean = [torch.zeros(width.features) for _ in W_enc], sample.writes.mean(1)
+    rule = {"activation": TopK(width.k), "read": suite.read}
+    rough = CrossLayerTranscoder(W_enc, b_enc, W_dec, torch.zeros(n_layers, d_model), **rule)
+    with torch.no_grad():
+        active = [rough.encode(x, layer) for layer, x in enumerate(sample.reads)]
+        for layer, wrote in enumerate(sample.writes):
+            said = rough.decode(active, layer)
+            scale = float((said * (wrote - mean[layer])).sum() / said.square().sum())
+            for source in range(layer + 1):
+                W_dec[source][:, layer - source] *= scale
+    return CrossLayerTranscoder(W_enc, b_enc, W_dec, mean, **rule)
