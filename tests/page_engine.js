@@ -78,8 +78,8 @@ const answers = {
       return { problems: error.problems };
     }
   },
-  written({ labels, transcoder }) {
-    return page.labelsJson(new Map(Object.entries(labels)), transcoder);
+  written({ labels, transcoder, weights }) {
+    return page.labelsJson(new Map(Object.entries(labels)), transcoder, weights);
   },
   python({ work }) {
     return page.python(page.asWork(work, page.FRESH));

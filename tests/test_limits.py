@@ -11,6 +11,7 @@ from tests import models
 from tl_circuits.attribution import attribute, plan
 from tl_circuits.attribution.expansion import SMALLEST_ROUND, Expansion
 from tl_circuits.attribution.limits import Limits
+from tl_circuits.attribution.made_by import fingerprint
 from tl_circuits.attribution.planner import SWEEPS, reckoned
 from tl_circuits.errors import SettingError, TLCircuitsWarning
 from tl_circuits.replacement import LocalReplacementModel, localize
@@ -40,6 +41,7 @@ def test_a_plan_counts_at_least_the_edges_that_come(family: str) -> None:
 def test_each_stop_is_said_in_the_graph() -> None:
     here = local()
     assert attribute(here).provenance.settings["stopped_by"] == "everything"
+    assert attribute(here).provenance.settings["transcoder_weights"] == fingerprint(here.transcoder)
     assert attribute(here, coverage=0.5).provenance.settings["stopped_by"] == "coverage"
     few = attribute(here, max_features=3)
     assert few.provenance.settings["stopped_by"] == "max_features"

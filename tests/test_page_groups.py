@@ -1,5 +1,6 @@
 """What the page suggests, takes back and reads: supernodes, filters, links under the pointer, long prompts, files."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,6 +202,24 @@ def test_labels_of_another_transcoder_are_taken_with_a_warning(chromium: Browser
         read(tab, path)
         tab.get_by_text("features of other-clt, and this graph has those of toy-clt").wait_for()
         until(tab, "tlCircuitsPage.store.work.value.labels['0/1'] === 'lone star'")
+
+
+def test_labels_of_other_weights_of_one_name_are_told(chromium: Browser, tmp_path: Path) -> None:
+    graph = random_graph(3, n_features=9)
+    settings = {"transcoder_weights": "12ab"}
+    graph = dataclasses.replace(graph, provenance=dataclasses.replace(graph.provenance, settings=settings))
+    start = {"format": "tl_circuits.labels", "version": "1", "transcoder": "toy-clt", "labels": [[0, 1, "lone star"]]}
+    with chromium.tab() as watched:
+        tab = watched.open(tlc.save_page(graph, tmp_path / "some.html"))
+        tab.keyboard.press("e")
+        for weights, warnings in (("12ab", 0), ("34cd", 1)):
+            path = tmp_path / f"{weights}.json"
+            path.write_text(json.dumps({**start, "transcoder_weights": weights}))
+            tab.evaluate("tlCircuitsPage.store.change({ ...tlCircuitsPage.store.work.value, labels: {} })")
+            read(tab, path)
+            until(tab, "tlCircuitsPage.store.work.value.labels['0/1'] === 'lone star'")
+            warning = tab.get_by_text("features of toy-clt (34cd), and this graph has those of toy-clt (12ab)")
+            assert warning.count() == warnings
 
 
 def test_the_selection_is_copied_as_python(chromium: Browser, page: Path, graph: AttributionGraph) -> None:

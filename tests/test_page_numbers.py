@@ -462,9 +462,13 @@ def test_groups_that_make_no_sense_are_told(engine: Engine, file: Path, view: An
     assert says in engine.ask("groups", file=str(file), work={}, text=json.dumps({"qParams": view}))["problems"][0]
 
 
-def test_labels_say_whose_they_are(engine: Engine) -> None:
-    text = engine.ask("written", labels={"0/5": "Texas"}, transcoder="some-clt")
-    assert engine.ask("labels", text=text) == {"labels": {"0/5": "Texas"}, "transcoder": "some-clt"}
+def test_labels_say_whose_they_are(engine: Engine, tmp_path: Path) -> None:
+    text = engine.ask("written", labels={"0/5": "Texas"}, transcoder="some-clt", weights="12ab")
+    said = {"labels": {"0/5": "Texas"}, "transcoder": "some-clt", "weights": "12ab"}
+    assert engine.ask("labels", text=text) == said
+    path = tmp_path / "labels.json"
+    path.write_text(text, encoding="utf-8")
+    assert load_labels(path) == {(0, 5): "Texas"}
 
 
 def test_of_a_long_prompt_what_matters_is_shown_until_all_is_asked_for(engine: Engine, file: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_circuits.attribution.checks import Rows, errors
 from tl_circuits.attribution.expansion import Expansion
 from tl_circuits.attribution.limits import Limits
+from tl_circuits.attribution.made_by import fingerprint
 from tl_circuits.attribution.planner import SWEEPS, Pace, Plan, check_batch, check_memory, reckoned, timed
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
@@ -79,6 +80,7 @@ def attribute(
             "max_targets": operator.index(max_targets),
             "target_probability": float(target_probability),
             "stopped_by": stopped_by,
+            "transcoder_weights": fingerprint(local.transcoder),
         }
         return _assemble(local, found, expansion, settings)
 

@@ -5,10 +5,11 @@ import { csv, readCsv } from "./tables.ts";
 
 export const FORMAT = "tl_circuits.labels";
 
-export function labelsJson(labels: ReadonlyMap<string, string>, transcoder: string): string {
+/** `weights` tells transcoders of one name apart, where the graph says it. */
+export function labelsJson(labels: ReadonlyMap<string, string>, transcoder: string, weights = ""): string {
   const rows = [...labels].map(([key, text]) => [...key.split("/").map(Number), text] as [number, number, string]);
   rows.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  return `{"format": "${FORMAT}", "version": "1", "transcoder": ${JSON.stringify(transcoder)}, "labels": [\n${rows.map((row) => JSON.stringify(row)).join(",\n")}\n]}\n`;
+  return `{"format": "${FORMAT}", "version": "1", "transcoder": ${JSON.stringify(transcoder)},${weights && ` "transcoder_weights": ${JSON.stringify(weights)},`} "labels": [\n${rows.map((row) => JSON.stringify(row)).join(",\n")}\n]}\n`;
 }
 
 export function labelsCsv(labels: ReadonlyMap<string, string>): string {
@@ -16,10 +17,10 @@ export function labelsCsv(labels: ReadonlyMap<string, string>): string {
   return csv([["layer", "index", "label"], ...rows.sort((a, b) => a[0] - b[0] || a[1] - b[1])]);
 }
 
-/** Labels by "layer/index", and the transcoder they are of where the file says so. Throws Problems, the first five, where the text holds anything else. */
-export function readLabels(given: string): { labels: Record<string, string>; transcoder: string } {
+/** Labels by "layer/index", and the transcoder they are of and its weights where the file says so. Throws Problems, the first five, where the text holds anything else. */
+export function readLabels(given: string): { labels: Record<string, string>; transcoder: string; weights: string } {
   let whole: any;
-  if (/^\uFEFF?"?layer"?,/.test(given)) return { labels: fromRows(readCsv(given.replace(/^\uFEFF/, "")).slice(1).map(([layer, index, text]) => [wholeNumber(layer), wholeNumber(index), text])), transcoder: "" };
+  if (/^\uFEFF?"?layer"?,/.test(given)) return { labels: fromRows(readCsv(given.replace(/^\uFEFF/, "")).slice(1).map(([layer, index, text]) => [wholeNumber(layer), wholeNumber(index), text])), transcoder: "", weights: "" };
   try {
     whole = JSON.parse(given);
   } catch (error) {
@@ -28,7 +29,11 @@ export function readLabels(given: string): { labels: Record<string, string>; tra
   if (whole?.format !== FORMAT || !Array.isArray(whole.labels)) {
     throw new Problems([`This is no file of labels: its format is ${JSON.stringify(whole?.format ?? null)}, not "${FORMAT}".`]);
   }
-  return { labels: fromRows(whole.labels), transcoder: typeof whole.transcoder === "string" ? whole.transcoder : "" };
+  return { labels: fromRows(whole.labels), transcoder: textOf(whole.transcoder), weights: textOf(whole.transcoder_weights) };
+}
+
+function textOf(given: unknown): string {
+  return typeof given === "string" ? given : "";
 }
 
 function fromRows(rows: unknown[]): Record<string, string> {

@@ -18,7 +18,7 @@ export function CardPane({ card, activation }: { card: Card; activation: number 
           <h3>Reads the embeddings of</h3>
           <p class="chips">
             {card.embeddings.slice(0, 8).map(([token, value], at) => (
-              <code class="chip" key={at} title={value === null ? "" : signed(value)}>{visible(token)}</code>
+              <code class="chip" key={at}>{visible(token)}{value !== null && <span>{signed(value)}</span>}</code>
             ))}
           </p>
         </div>

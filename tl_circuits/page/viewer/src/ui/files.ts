@@ -30,7 +30,7 @@ export const FILES: FileKind[] = [
   { name: "Graphviz", what: "The graph on display as DOT.", write: (store) => download(`${slug(store)}.dot`, dot(store.graph, store.labels.value, store.rows.value, store.links.value), "text/vnd.graphviz") },
   { name: "Copy Python", what: "Pins and supernodes for a notebook, and an intervention on them.", write: async (store) => store.say((await copy(python(store.work.value))) ? "Copied." : "Nothing could be copied here: write the file.") },
   { name: "Python", what: "The same as a file.", write: (store) => download(`${slug(store)}.py`, python(store.work.value), "text/x-python") },
-  { name: "Labels", what: "Names of features, for tlc.load_labels and for other graphs.", write: (store) => download("labels.json", labelsJson(store.labels.value, String(store.graph.provenance["transcoder"] ?? "")), "application/json") },
+  { name: "Labels", what: "Names of features, for tlc.load_labels and for other graphs.", write: (store) => download("labels.json", labelsJson(store.labels.value, String(store.graph.provenance["transcoder"] ?? ""), weightsOf(store)), "application/json") },
   { name: "Labels as CSV", what: "The same for a spreadsheet; Read takes it back.", write: (store) => download("labels.csv", labelsCsv(store.labels.value), "text/csv") },
 ];
 
@@ -51,11 +51,21 @@ function takeGroups(store: Store, text: string): string[] {
 }
 
 function takeLabels(store: Store, text: string): string[] {
-  const { labels, transcoder } = readLabels(text);
+  const { labels, transcoder, weights } = readLabels(text);
   store.change({ ...store.work.value, labels: { ...store.work.value.labels, ...labels } });
   store.say(`${count(Object.keys(labels).length, "label")} read.`);
   const own = String(store.graph.provenance["transcoder"] ?? "");
-  return transcoder && own && transcoder !== own ? [`These labels were given to features of ${transcoder}, and this graph has those of ${own}: they may mean something else. Undo takes them back.`] : [];
+  const other = weights && weightsOf(store) ? weights !== weightsOf(store) : transcoder && own && transcoder !== own;
+  return other ? [`These labels were given to features of ${called(transcoder, weights)}, and this graph has those of ${called(own, weightsOf(store))}: they may mean something else. Undo takes them back.`] : [];
+}
+
+/** Which weights the transcoder has, as the graph tells them. */
+function weightsOf(store: Store): string {
+  return String(Object(store.graph.provenance["settings"])["transcoder_weights"] ?? "");
+}
+
+function called(transcoder: string, weights: string): string {
+  return `${transcoder || "a transcoder"}${weights && ` (${weights})`}`;
 }
 
 function slug(store: Store): string {
