@@ -153,7 +153,7 @@ def _collapse(
 
 
 def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
-    """With every unit its own and no errors: how often the model's answer comes, how far its probabilities move."""
+    """With every unit its own and no errors: how often the model's answer comes, KL, FVU by slot."""
     corrupted, clean = (recorded(suite.model, basis, tokens) for tokens in (task.corrupted, task.clean))
     every = [torch.ones(units.shape[:3], dtype=torch.bool) for units in clean.units]
     logits = through(suite.model, basis, task.clean, corrupted, every, "zero")
@@ -162,8 +162,14 @@ def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
         "same answer": float((logits.argmax(-1) == clean.logits.argmax(-1)).double().mean()),
         "KL": float((own.exp() * (own - replaced)).sum(-1).mean()),
     }
+    unexplained = []
+    for number, (slot, error) in enumerate(zip(basis.slots, clean.errors, strict=True)):
+        with torch.no_grad():
+            passing = (slot.decode(clean.units[: number + 1]) + error).flatten(0, 1)
+        unexplained.append(float(error.square().sum() / (passing - passing.mean(0)).square().sum()))
     active = [float((units != 0).sum(2).double().mean()) for units in clean.units]
-    return found | {"L0": active, "bits of 32": description_length(32, sum(mask[0].numel() for mask in every))}
+    bits = description_length(32, sum(mask[0].numel() for mask in every))
+    return found | {"L0": active, "FVU": unexplained, "bits of 32": bits}
 
 
 def faithful(suite: Suite, transcoder: CrossLayerTranscoder, task: Task) -> Reading:

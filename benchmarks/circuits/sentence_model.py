@@ -25,13 +25,11 @@ NAME = "circuits-sentences"
 N_CTX = 20
 SHARES = {"modular addition": 4.0, "induction": 3.0, "indirect object": 2.0, "docstring": 2.0, "greater-than": 2.0}
 """How much more often than others a behaviour is taught: those that take longer to learn."""
-POOL = 3000
-"""Sentences of a behaviour that are drawn once, to be taught again and again, times its share."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model is shaped and taught."""
+    """How the model is shaped and taught: of every behaviour `pool` sentences times its share, again and again."""
 
     n_layers: int = 3
     d_model: int = 64
@@ -40,6 +38,7 @@ class Recipe:
     batch: int = 256
     lr: float = 3e-3
     weight_decay: float = 0.3
+    pool: int = 3000
     seed: int = 0
 
     @property
@@ -85,7 +84,7 @@ def taught(recipe: Recipe) -> GPT2LMHeadModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = untrained(how, len(vocabulary()))
-    tokens, targets, weights = lessons(recipe.seed)
+    tokens, targets, weights = lessons(recipe.seed, recipe.pool)
     optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, betas=(0.9, 0.98), weight_decay=how.weight_decay)
     model.train()
     for step in range(how.steps):
@@ -103,13 +102,14 @@ def taught(recipe: Recipe) -> GPT2LMHeadModel:
 
 def lessons(
     seed: int,
+    pool: int,
 ) -> tuple[Int64[Tensor, "prompt pos"], Int64[Tensor, "prompt pos"], Tensor]:
     """What is taught: sentences, what should follow each word of them, and how often each is drawn."""
     number = {word: row for row, word in enumerate(vocabulary())}
     rows, asked, weights = [], [], []
     for task in TASKS:
         share = SHARES.get(task, 1.0)
-        drawn = list(itertools.islice(pairs(task, seed), round(POOL * share)))
+        drawn = list(itertools.islice(pairs(task, seed), round(pool * share)))
         rows += [[BOS, *(number[word] for word in _taught(pair))] for pair in drawn]
         asked += [pair.taught for pair in drawn]
         weights += [share / len(drawn)] * len(drawn)

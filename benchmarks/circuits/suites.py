@@ -20,20 +20,22 @@ from tl_circuits.harvest import kept_tokens
 from tl_circuits.zoo.tokenizer import encode
 from tl_circuits.zoo.world import Prompt, world
 
-DRAWN = 6000
-"""Prompts that dictionaries are trained on, drawn from all that the model is taught."""
 SUMS = 0.3
 """The share of sums among those of the demo: they vary at every token, facts only in their names."""
 
 
 @dataclass(frozen=True)
 class Width:
-    """What a dictionary of a suite is at matched L0: features per layer, how many are on, and how long it trains."""
+    """What a dictionary of a suite is at matched L0: features per layer, how many are on, and how long it trains.
+
+    It is trained on so many `prompts`, drawn from all that the model is taught.
+    """
 
     features: int
     k: int
     steps: int
     batch_tokens: int
+    prompts: int = 6000
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ def demo_suite(n_prompts: int, seed: int, width: Width) -> Suite:
     facts = world()
     sums = torch.tensor([prompt.kind == "addition" for prompt in facts.trained])
     weights = torch.where(sums, SUMS / sums.sum(), (1 - SUMS) / (~sums).sum())
-    drawn = torch.multinomial(weights, DRAWN, replacement=True, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.multinomial(weights, width.prompts, replacement=True, generator=torch.Generator().manual_seed(seed))
     tokens, _ = encode([facts.trained[row] for row in drawn.tolist()], model.tokenizer)
     found = {
         "two-hop": _two_hop(model, facts.of("two-hop", held_out=True), n_prompts, seed),
@@ -72,8 +74,8 @@ def demo_suite(n_prompts: int, seed: int, width: Width) -> Suite:
 def sentences_suite(folder: Path, recipe: Recipe, n_prompts: int, seed: int, width: Width) -> Suite:
     """The model of `sentences`, taught here, on sentences that it was not taught."""
     model = sentence_model(folder, recipe)
-    tokens, _, weights = lessons(recipe.seed)
-    drawn = torch.multinomial(weights, DRAWN, replacement=True, generator=torch.Generator().manual_seed(seed))
+    tokens, _, weights = lessons(recipe.seed, recipe.pool)
+    drawn = torch.multinomial(weights, width.prompts, replacement=True, generator=torch.Generator().manual_seed(seed))
     # Of few sentences there are so many that some were taught; where all were, as for agreement, there are no others.
     found = {name: _sentence_task(name, 2 * n_prompts, seed + 1) for name in sentences.TASKS}
     tasks, accuracy = answered(model, found, n_prompts)

@@ -50,13 +50,13 @@ class Tier:
 TIERS = {
     "smoke": Tier(
         "smoke",
-        Width(32, 4, 4, 64),
+        Width(32, 4, 4, 64, prompts=100),
         Width(16, 1, 4, 64),
         seeds=(0,),
-        n_prompts=4,
+        n_prompts=2,
         n_graphs=1,
-        recipe=Recipe(n_layers=2, d_model=16, n_heads=2, steps=2, batch=16),
-        suites=("demo", "sentences", "two-hop chain"),
+        recipe=Recipe(n_layers=2, d_model=16, n_heads=2, steps=2, batch=16, pool=20),
+        suites=("demo", "sentences", "pure chain"),
     ),
     "cpu": Tier(
         "cpu", Width(384, 8, 400, 512), Width(64, 1, 800, 256), range(5), n_prompts=32, n_graphs=6, l0s=(4, 32)

@@ -1,0 +1,226 @@
+"""The benchmark of circuits: its tasks are what they say, its figures are the curves', and every script runs."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tl_circuits as tlc
+from benchmarks.circuits import measure, sentences
+from benchmarks.circuits.dictionaries import load, n_parameters, path_of, train_all
+from benchmarks.circuits.intervals import Readings, estimate, of_seeds
+from benchmarks.circuits.measure import Ledger, exact_transcoder, planted, untrained, written
+from benchmarks.circuits.planted import PLANTED
+from benchmarks.circuits.roster import Told, equal_parameters, equal_writes, roster
+from benchmarks.circuits.suites import Suite, Width, planted_suite
+from tests import models
+from tests.test_comparison import task
+from tl_circuits.comparison import Basis
+
+ROOT = Path(__file__).parents[1]
+NARROW = Width(16, 1, 4, 64)
+
+
+@pytest.fixture(scope="module")
+def chain() -> Suite:
+    """A small suite whose truth is known."""
+    return planted_suite("pure chain", 4, 0, NARROW)
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("name", sentences.TASKS)
+def test_a_counterfactual_is_as_long_differs_and_has_another_answer(name: str) -> None:
+    known = set(sentences.vocabulary())
+    drawn = list(itertools.islice(sentences.pairs(name, 0), 50))
+    for pair in drawn:
+        assert len(pair.clean) == len(pair.corrupted)
+        changed = sum(a != b for a, b in zip(pair.clean, pair.corrupted, strict=True))
+        assert changed == 1
+        assert pair.answer != pair.other
+        assert {*pair.clean, *pair.corrupted, pair.answer, pair.other} <= known
+        assert not pair.right or (pair.answer in pair.right and pair.other in pair.wrong)
+    assert len({len(pair.clean) for pair in drawn}) == 1
+    assert drawn == list(itertools.islice(sentences.pairs(name, 0), 50))
+    assert drawn != list(itertools.islice(sentences.pairs(name, 1), 50))
+
+
+def test_answers_follow_from_what_is_said() -> None:
+    for pair in itertools.islice(sentences.pairs("modular addition", 0), 50):
+        a, b = (int(pair.clean[place][1:]) for place in (0, 2))
+        assert pair.answer == f"n{(a + b) % sentences.PRIME}"
+    for pair in itertools.islice(sentences.pairs("induction", 0), 50):
+        last = max(place for place, word in enumerate(pair.clean[:-1]) if word == pair.clean[-1])
+        assert pair.clean[last + 1] == pair.answer
+        assert pair.corrupted[last + 1] == pair.other
+    for pair in itertools.islice(sentences.pairs("greater-than", 0), 50):
+        year = int(pair.clean[7][1:])
+        assert all(int(word[1:]) > year for word in pair.right)
+        assert all(int(word[1:]) <= year for word in pair.wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_compiled_model_answers_and_its_exact_dictionary_finds_the_truth(name: str) -> None:
+    suite = planted_suite(name, 8, 0, NARROW)
+    made = suite.planted
+    assert made is not None
+    assert torch.equal(made.model(made.tokens)[:, -1].argmax(-1), made.answers)
+    exact = Basis.features(suite.model, exact_transcoder(suite))
+    found = planted(suite, exact)
+    # An answer of the chains is one neuron's; in the others several neurons say one, and no single unit tells it.
+    assert (found["AUPRC, layer 1"] == 1) == ("chain" in name)
+    curve = tlc.circuit_curve(suite.model, exact, suite.tasks[name], "ablation", sizes=[])
+    assert float(curve.faithfulness[-1]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_chain_of_one_neuron_a_step_is_found_whole_and_a_random_dictionary_finds_less() -> None:
+    suite = planted_suite("pure chain", 4, 0, NARROW)
+    made = suite.planted
+    assert made is not None
+    # Of each state one feature: the decoder of all its neurons is the same, so their sum is exact.
+    exact = exact_transcoder(suite)
+    neurons, states = exact.W_dec[0].shape[0], made.variables[0].shape[1]
+    state_of = exact.W_dec[0][:, 0].argmax(-1)
+    assert (neurons, len(state_of.unique())) == (36, states)
+    found, random = (planted(suite, Basis.features(suite.model, each)) for each in (exact, untrained(suite, 0)))
+    assert found["AUPRC, layer 1"] == 1
+    assert random["AUPRC, layer 1"] < 0.9
+    assert random["AUPRC, layer 0"] < 0.9
+
+
+# Dictionaries
+
+
+@pytest.mark.parametrize(("n_layers", "d_model"), [(3, 64), (2, 16), (6, 32)])
+@pytest.mark.parametrize("skip", [False, True])
+def test_as_many_parameters_are_as_many(n_layers: int, d_model: int, skip: bool) -> None:
+    def size(features: int, span: int, skip: bool) -> int:
+        return n_parameters(_transcoder(n_layers, d_model, features, span, skip))
+
+    wider = equal_parameters(96, n_layers, d_model, skip=skip)
+    assert abs(size(wider, 1, skip) - size(96, n_layers, False)) <= n_layers * (2 * d_model + 1)
+    assert wider > 96 or skip
+
+
+def _transcoder(n_layers: int, d_model: int, features: int, span: int, skip: bool) -> tlc.CrossLayerTranscoder:
+    shape = range(n_layers)
+    return tlc.CrossLayerTranscoder(
+        [torch.zeros(features, d_model) for _ in shape],
+        [torch.zeros(features) for _ in shape],
+        [torch.zeros(features, min(span, n_layers - layer), d_model) for layer in shape],
+        torch.zeros(n_layers, d_model),
+        W_skip=torch.zeros(n_layers, d_model, d_model) if skip else None,
+    )
+
+
+def test_as_many_writes_are_what_a_clts_features_write_on_average() -> None:
+    assert [equal_writes(8, n_layers) for n_layers in (1, 2, 3, 12)] == [8, 12, 16, 52]
+
+
+def test_every_kind_and_match_is_trained_once_for_each_seed() -> None:
+    found = roster(Width(32, 4, 10, 64), 3, 16, [0, 1], [2])
+    assert len({told.folder for told in found}) == len(found) == 2 * (5 + 6 + 2)
+    assert {told.k for told in found if told.match == "writes"} == {8}
+
+
+@pytest.mark.slow
+def test_what_is_trained_is_not_trained_again(chain: Suite, tmp_path: Path) -> None:
+    tolds = [Told(kind, "L0", 16, 1, 4, 64, 0) for kind in ("CLT", "PLT", "skip PLT", "SAE")]
+    train_all(chain, tmp_path, tolds)
+    bases = [load(chain, tmp_path, told) for told in tolds]
+    assert [basis.name for basis in bases] == ["CLT", "PLT", "skip PLT", "SAE"]
+    times = [(path_of(tmp_path, chain.name, told) / "done.json").stat().st_mtime_ns for told in tolds]
+    train_all(chain, tmp_path, tolds)
+    assert times == [(path_of(tmp_path, chain.name, told) / "done.json").stat().st_mtime_ns for told in tolds]
+    with pytest.raises(FileNotFoundError, match=r"run python -m benchmarks\.circuits\.dictionaries"):
+        load(chain, tmp_path, Told("CLT", "L0", 16, 1, 5, 64, 0))
+    # L0 is what was asked for, of SAEs too.
+    for basis in bases:
+        assert measure.fidelity(chain, basis, chain.tasks[chain.name])["L0"][0] <= 1
+
+
+# Figures
+
+
+def readings(n_seeds: int = 3) -> tuple[list[tlc.CircuitCurve], Readings]:
+    model = models.model_of("gpt2", "hooked")
+    asked = task(model)
+    curves = [
+        tlc.circuit_curve(model, Basis.features(model, models.transcoder(seed=seed)), asked, "attribution-patching")
+        for seed in range(n_seeds)
+    ]
+    return curves, Readings.of([written(curve) for curve in curves])
+
+
+def test_of_one_dictionary_figures_are_the_curves() -> None:
+    (curve,), found = readings(1)
+    drawn = found.drawn(0, 0)
+    for name in ("cpr", "cmd", "cpr_linear", "cmd_linear"):
+        assert float(getattr(drawn, name)[0]) == pytest.approx(getattr(curve, name), abs=1e-4)
+    assert (drawn.k80(), drawn.kc20()) == (curve.k80, curve.kc20)
+    at = curve.sizes.index(8)
+    assert float(drawn.at(8)[0]) == pytest.approx(float(curve.faithfulness[at]), abs=1e-4)
+    assert float(drawn.accuracy[0, -1]) == pytest.approx(float(curve.accuracy[-1]))
+
+
+def test_intervals_hold_their_figure_and_are_the_same_again() -> None:
+    _, found = readings()
+    one, other = (estimate(found.drawn(200, 3).cpr) for _ in range(2))
+    assert one == other
+    assert one["low"] <= one["value"] <= one["high"]
+    assert one["low"] < one["high"]
+    assert of_seeds([0.5]) == {"value": 0.5}
+    assert of_seeds([]) == {}
+    wide = of_seeds([0.0, 1.0, 0.0, 1.0])
+    assert wide["value"] == 0.5
+    assert wide["low"] < 0.3
+    assert wide["high"] > 0.7
+
+
+def test_a_reading_is_taken_once(tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    def take() -> dict[str, Any]:
+        taken.append(1)
+        return {"value": 3}
+
+    ledger = Ledger(tmp_path)
+    assert ledger.of("one, of two", take)["value"] == ledger.of("one, of two", take)["value"] == 3
+    assert len(taken) == 1
+
+
+def test_what_a_random_dictionary_writes_is_as_large_as_least_squares_make_it(chain: Suite) -> None:
+    found = untrained(chain, 0)
+    assert found.n_features == (16, 16)
+    again = untrained(chain, 0)
+    torch.testing.assert_close(found.W_dec[0], again.W_dec[0])
+    assert not torch.equal(found.W_dec[0], untrained(chain, 1).W_dec[0])
+
+
+# The scripts
+
+
+@pytest.mark.slow
+def test_the_smoke_tier_runs_from_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks.circuits", "--tier", "smoke", "--folder", str(tmp_path / "kept")]
+    done = subprocess.run([*command, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert found["script"] == "circuits"
+    curves = found["figures"]["demo"]["curves"]["two-hop"]
+    assert {"CLT", "PLT", "skip PLT", "SAE", "SFC", "neurons", "heads and MLPs", "untrained CLT"} <= set(curves)
+    assert {"PLT, parameters", "PLT, writes", "SAE, parameters", "SAE, writes"} <= set(curves)
+    for of in curves.values():
+        assert of["F"][0] == 0
+        assert of["C"][-1] == pytest.approx(0, abs=1e-3)
+    assert curves["neurons"]["F(all)"]["value"] == pytest.approx(1, abs=1e-3)
+    assert found["figures"]["pure chain"]["planted"]["neurons"]["AUPRC, layer 1"]["value"] == 1
