@@ -1,5 +1,8 @@
 """What a run is trained on: data of every kind, bad data, and activations kept on disk."""
 
+import hashlib
+import json
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from models import D_VOCAB, bridge, hooked
 from tests.test_training_run import SHORT as LONGER
@@ -300,6 +304,64 @@ def test_a_cache_of_something_else_is_refused_with_what_differs(tmp_path: Path) 
     (tmp_path / "cache.json").write_text("[")
     with pytest.raises(FileError, match=r"cache\.json' cannot be made or read.*name another folder"):
         cached(tmp_path)
+
+
+def _nothing(tensor: torch.Tensor, *, hook: Any) -> torch.Tensor:  # noqa: ARG001
+    return torch.zeros_like(tensor)
+
+
+def test_one_changed_neuron_and_a_hook_that_is_left_make_another_model(tmp_path: Path) -> None:
+    own = hooked("gpt2", torch.float32)
+    cached(tmp_path, own=own)
+    row = own.blocks[1].mlp.W_out.data[7]
+    kept = row.clone()
+    try:
+        row[-1] += 1
+        with pytest.raises(FileError, match=r"holds activations with model='\w+', and model='\w+' is needed"):
+            cached(tmp_path, own=own)
+        row.copy_(kept)
+        own.add_perma_hook("blocks.0.hook_attn_out", _nothing)
+        with pytest.raises(FileError, match="holds activations with model="):
+            cached(tmp_path, own=own)
+    finally:
+        row.copy_(kept)
+        own.reset_hooks(including_permanent=True)
+    cached(tmp_path, own=own)
+
+
+def test_shards_without_their_record_are_not_taken_for_another_models(tmp_path: Path, monkeypatch: Any) -> None:
+    cached(tmp_path, own=bridge("pythia", torch.float32))
+    (tmp_path / "cache.json").unlink()
+    harvested = counted(monkeypatch)
+    with pytest.warns(TLCircuitsWarning, match="torn or of something else"):
+        found = cached(tmp_path).pairs(torch.arange(24))
+    assert harvested == [0, 8, 12, 16, 20]
+    assert torch.equal(found.writes, collect(model(), prompts().tokens, prompts().kept, READ, WRITE).writes)
+
+
+@pytest.mark.parametrize("change", [lambda x: x[:3], lambda x: x[:, :, :1], lambda x: x.double()])
+def test_a_shard_of_another_shape_is_harvested_again_whatever_its_digest(tmp_path: Path, change: Any) -> None:
+    cached(tmp_path)
+    shard = sorted(tmp_path.glob("*.safetensors"))[3]
+    said, content = shard.with_suffix(".json"), shard.read_bytes()
+    tensors = load_file(shard)
+    save_file(tensors | {"reads": change(tensors["reads"]).contiguous()}, shard)
+    record = json.loads(said.read_text()) | {"sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
+    said.write_text(json.dumps(record))
+    with pytest.warns(TLCircuitsWarning, match="shard-00003-of-00006.*harvested again"):
+        cached(tmp_path)
+    assert shard.read_bytes() == content
+
+
+def test_what_a_killed_process_left_is_swept_away_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    cached(tmp_path)
+    old, new = (tmp_path / f"shard-00000-of-00006.safetensors.{pid}.part" for pid in (1, 2))
+    for scratch in (old, new):
+        scratch.touch()
+    os.utime(old, (0, 0))
+    cached(tmp_path)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_passes_are_bounded_by_tokens_and_by_bytes() -> None:

@@ -11,14 +11,15 @@ from typing import Any, cast
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tl_circuits as tlc
 from models import bridge
-from tests.test_training_run import SHORT, Words, model, tokens
+from tests.test_training_run import SHORT, Words, model, same, tokens
 from tl_circuits.errors import _SAID, FileError, FitError, PromptError, SettingError, TLCircuitsWarning
 from tl_circuits.harvest import Prompts
 from tl_circuits.training import train
-from tl_circuits.training.checkpoint import remedy
+from tl_circuits.training.checkpoint import _digest_of, digest, remedy
 from tl_circuits.training.plan import in_units, plan
 from tl_circuits.training.run import Run
 from tl_circuits.training.shards import Shards
@@ -73,7 +74,47 @@ def test_prompts_longer_than_the_context_are_told_how_to_cut_them() -> None:
         train(model(), torch.full((2, 17), 3), SHORT)
 
 
+def test_an_id_larger_than_any_tokenizer_has_is_refused_as_another_vocabularys() -> None:
+    with pytest.raises(PromptError, match=f"Token id {2**70} is not in the model's vocabulary of 37 tokens"):
+        train(model(), [[3, 2**70]], SHORT)
+
+
+def test_rows_of_tensors_are_compared_with_their_text_by_number(with_words: Any) -> None:
+    from datasets import Dataset
+
+    right = Dataset.from_dict({"input_ids": [[1, 3, 4, 5], [1, 6]], "text": ["abc", "d"]})
+    assert Prompts.of(with_words, right.with_format("torch")).n_kept == 4
+
+
+def test_padding_on_the_left_is_told_since_the_model_reads_it(with_words: Any) -> None:
+    with pytest.warns(TLCircuitsWarning, match=r"1 of 2 prompts begin with padding \(id 0\).*padded on the right"):
+        Prompts.of(with_words, torch.tensor([[0, 0, 1, 5], [1, 5, 6, 0]]))
+    assert Prompts.of(with_words, torch.tensor([[0, 5, 6, 7], [1, 5, 6, 0]])).n_kept == 6
+
+
+def test_prompts_are_known_by_every_token_and_its_place() -> None:
+    row = [5, 9, 7, 8, 6]
+    swapped = [9, 5, *row[2:]]
+    orders = [
+        torch.tensor([*a, *[row] * n, *b]) for n in range(1, 9) for a, b in (([row], [swapped]), ([swapped], [row]))
+    ]
+    numbers = [Prompts(each, torch.ones_like(each, dtype=torch.bool)).fingerprint() for each in orders]
+    assert len(set(numbers)) == len(numbers)
+
+
 # Settings and plans
+
+
+def test_weights_have_to_be_of_prompts_that_count() -> None:
+    _SAID.clear()
+    lone = torch.eye(21)[0]
+    with pytest.warns(TLCircuitsWarning, match="1 of 21"), pytest.raises(SettingError, match="all 20 of 21 prompts"):
+        train(model(), [[5], *[[3, 4, 5, 6]] * 20], SHORT, weights=lone)
+
+
+def test_a_name_too_long_for_the_file_system_is_told() -> None:
+    with pytest.raises(FileError, match=r"cannot be looked at .*name too long.*name another"):
+        train(model(), tokens(), SHORT, folder="x" * 300)
 
 
 def test_a_context_of_one_token_is_refused() -> None:
@@ -164,6 +205,98 @@ def test_a_place_where_no_files_may_be_made_is_told_as_such() -> None:
 
 
 # Folders of runs
+
+
+def test_a_folder_of_another_model_or_of_other_weights_or_marks_is_refused(tmp_path: Path) -> None:
+    told, scored = replace(SHORT, steps=2), torch.ones(24, 8, dtype=torch.bool)
+    train(model(), tokens(), told, folder=tmp_path)
+    train(model(), tokens(), told, folder=tmp_path, scored=scored)
+    scored[0] = False
+    with pytest.raises(FileError, match=r"holds a run with model='\w+', and model='\w+' was given"):
+        train(bridge("llama", torch.float32), tokens(), told, folder=tmp_path)
+    for name, given in (("weights", torch.arange(1.0, 25.0)), ("scored", scored)):
+        with pytest.raises(FileError, match=rf"holds a run with {name}=None, and {name}='\w+' was given"):
+            train(model(), tokens(), told, folder=tmp_path, **cast(Any, {name: given}))
+
+
+def test_what_a_run_was_told_stays_where_the_disk_is_full_as_it_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = replace(SHORT, steps=2)
+    whole = train(model(), tokens(), told, folder=tmp_path)
+    with monkeypatch.context() as patched:
+
+        def full(path: Path, *_: Any, **__: Any) -> int:
+            path.open("wb").close()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patched.setattr(Path, "write_bytes", full)
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(FileError, match=r"run\.json' could not be written.*No space left.*free space there"):
+            train(model(), tokens(), told, folder=tmp_path)
+    assert same(whole, train(model(), tokens(), told, folder=tmp_path))
+
+
+def signed(folder: Path, change: Any) -> None:
+    """Changes the last checkpoint, and writes the SHA-256 of what it has become, as whoever made it by hand would."""
+    said = max(folder.glob("checkpoints/*.json"))
+    record = json.loads(said.read_text())
+    tensors = said.with_name(next(iter(record["files"])))
+    held = load_file(tensors)
+    record |= change(held)
+    save_file(held, tensors)
+    del record["sha256"]
+    if record.get("files"):
+        record["files"] = {tensors.name: digest(tensors)}
+    said.write_text(json.dumps(record | {"sha256": _digest_of(record)}))
+
+
+OTHER_TENSORS = {
+    "missing": ("weights/W_enc.1", None, r"has nothing as 'weights/W_enc\.1', and torch\.float32 of shape \(24, 16\)"),
+    "shape": ("weights/W_enc.1", torch.ones(24, 5), r"has torch\.float32 of shape \(24, 5\) as 'weights/W_enc\.1'"),
+    "dtype": ("exp_avg/b_dec", torch.ones(3, 16).double(), r"has torch\.float64 of shape \(3, 16\) as 'exp_avg/b_dec'"),
+    "more": ("own", torch.ones(2), r"as 'own', and no such tensor is needed.*another run"),
+    "counts": ("silent/of", None, r"has nothing as 'silent/of'.*remove this checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_TENSORS)
+def test_a_checkpoint_of_other_tensors_is_refused_by_name(tmp_path: Path, case: str) -> None:
+    told, (name, tensor, says) = replace(SHORT, steps=2), OTHER_TENSORS[case]
+    train(model(), tokens(), told, folder=tmp_path)
+
+    def change(held: dict[str, torch.Tensor]) -> dict[str, Any]:
+        held.pop(name, None)
+        held |= {} if tensor is None else {name: tensor}
+        return {}
+
+    signed(tmp_path, change)
+    with pytest.raises(FileError, match=says):
+        train(model(), tokens(), replace(told, finetune_steps=1, finetune_prompts=2), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"files": {}}, {"files": None}, {"state": None}, {"state": {"backend": "other"}}, {"step": 1}],
+    ids=["no files", "files of none", "no state", "another backend", "another step"],
+)
+def test_a_checkpoint_that_says_something_else_is_passed_over_and_the_run_begins_again_where_it_is_the_last(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    told = replace(SHORT, steps=2)
+    whole = train(model(), tokens(), told, folder=tmp_path)
+    signed(tmp_path, lambda _: change)
+    _SAID.clear()
+    with pytest.warns(TLCircuitsWarning, match="is damaged.*There is none before it: the run begins again"):
+        assert same(whole, train(model(), tokens(), told, folder=tmp_path))
+
+
+def test_a_gradient_that_is_not_finite_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Run.advance
+    monkeypatch.setattr(Run, "advance", lambda run: replace(advance(run), gradient_norm=float("inf")))
+    with pytest.raises(FitError, match=r"norm of the gradient is inf at step 0.*smaller lr"):
+        train(model(), tokens(), SHORT, folder=tmp_path, checkpoint_every=1)
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 def test_a_run_that_is_taken_up_says_from_where_and_one_that_ended_says_so(tmp_path: Path, capsys: Any) -> None:

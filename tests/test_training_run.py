@@ -491,7 +491,8 @@ def test_a_plan_counts_what_is_on_the_disk_already_and_a_quarter_for_eight_bits(
     assert (whole, quarter) == (2 * 192 * 3 * 16 * 4, 2 * 192 * 3 * (16 + 4))
 
 
-def test_a_plan_that_measures_grows_with_layers_written() -> None:
+def test_a_plan_that_measures_grows_with_layers_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tl_circuits.training.pace._products", lambda: 1e9)
     told = replace(SHORT, features=256, batch_tokens=256)
     narrow, wide = (plan(model(), replace(told, cross_layer=across), 1000, measure=True) for across in (False, True))
     assert wide.dense_seconds > narrow.dense_seconds > 0

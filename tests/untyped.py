@@ -483,21 +483,26 @@ def training_doors(folder: Path) -> Iterator[Try]:
         yield refused(f"train({wrong!r:.20})", type(wrong).__name__, lambda w=wrong: tl.train(w, data, short))
     for weights in (torch.ones(3), [1, 2], "x", torch.zeros(4), torch.tensor([1.0, -1, 0, 0])):
         yield refused(f"train(weights={weights!r:.30})", "weights", lambda w=weights: call(weights=w))
-    for scored in (torch.ones(3), "x", [True]):
+    yield works("train(weights of whole numbers)", lambda: call(weights=torch.arange(4)))
+    for shards in (0, -1, 2.5, "a", True):
+        yield refused(f"train(shards={shards!r})", f"shards={shards!r}", lambda n=shards: call(shards=n))
+    for scored in (torch.ones(3), torch.ones(4, 8), torch.ones(4, 8, dtype=torch.int64), "x", [True]):
         yield refused(f"train(scored={scored!r:.30})", "scored", lambda s=scored: call(scored=s))
     values = {
-        "features": (2.5, None, "a", True, 0),
+        "features": (2.5, None, "a", True, 0, 2**60),
+        "threshold": (1e300, 10**400, -1, None),
+        "bandwidth": (1e-300, 0, "a"),
         "steps": (1.5, "a", None, -1),
         "k": (None, 0.5, True),
         "span": (0, 1.5, "a", True),
-        "lr": ("a", None, True, 0, float("nan"), float("inf")),
+        "lr": ("a", None, True, 0, float("nan"), float("inf"), 10**400),
         "sparsity": ("a", None, -1, float("nan")),
         "ramp": (0, 2, None, "x"),
         "seed": (None, 1.5, -1, 2**40, True),
         "activation": ("gelu", None, 5, []),
         "charge": ("path", None, True),
         "penalty": ("l2", None),
-        "tied": ("both", None),
+        "tied": ("both", None, numpy.ones(2)),
         "backend": ("gpu", None),
         "skip": ("no", None, 1),
         "cross_layer": ("no", None, 1),
@@ -510,10 +515,14 @@ def training_doors(folder: Path) -> Iterator[Try]:
     for name, wrongs in values.items():
         for value in wrongs:
             yield refused(
-                f"TrainingSettings({name}={value!r})", f"{name}={value!r}",
+                f"TrainingSettings({name}={value!r:.20})", f"{name}={value!r:.20}",
                 lambda n=name, v=value: tl.TrainingSettings(**{"features": 4, n: v}),
             )  # fmt: skip
-    yield works("TrainingSettings(int64)", lambda: tl.TrainingSettings(features=numpy.int64(3)))
+    numbers = {"features": numpy.int64(4), "steps": numpy.int32(1), "lr": numpy.float32(0.25), "threshold": 0}
+    of_numpy = {**numbers, "batch_tokens": 8, "read": "hook_resid_mid"}
+    yield works("numbers of numpy", lambda: call(data, tl.TrainingSettings(**of_numpy), folder=folder / "numpy"))
+    for given in (None, 5, "x"):
+        yield refused(f"TrainingSettings.of({given!r})", f"{given!r}", lambda g=given: tl.TrainingSettings.of(g))
     for name in (None, 5, "papers", []):
         yield refused(f"preset({name!r})", f"{name!r}", lambda n=name: tl.TrainingSettings.preset(n, features=3))
     yield refused("preset without features", "features is missing", lambda: tl.TrainingSettings.preset("paper"))

@@ -14,6 +14,8 @@ from tl_circuits.harvest.blocks import Block as Block
 from tl_circuits.harvest.blocks import blocks as blocks
 from tl_circuits.harvest.cache import ActivationCache as ActivationCache
 from tl_circuits.harvest.cache import CacheForm as CacheForm
+from tl_circuits.harvest.identity import digest_of as digest_of
+from tl_circuits.harvest.identity import identity_of as identity_of
 from tl_circuits.harvest.pairs import Pairs as Pairs
 from tl_circuits.harvest.pairs import collect as collect
 from tl_circuits.harvest.pairs import passes as passes

@@ -1,19 +1,20 @@
 """What MLPs read and write, kept on disk: harvested once, read in any order, by many runs.
 
 A shard is a safetensors file with the kept tokens of some prompts, and a JSON file beside it, written after it, with
-its SHA-256. A shard without its JSON is not there. Numbers are float32, or whole ones of eight bits with a scale for
-every token and layer, which take a quarter.
+its SHA-256 and that of the record of what it was harvested from. A shard without its JSON is not there. Numbers are
+float32, or whole ones of eight bits with a scale for every token and layer, which take a quarter.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_circuits.errors import FileError, warn_once
+from tl_circuits.harvest.identity import identity_of
 from tl_circuits.harvest.pairs import Pairs, collect, passes
 from tl_circuits.harvest.prompts import Prompts
 from tl_circuits.progress import stage
@@ -29,8 +31,8 @@ from tl_circuits.sites import Model
 
 CacheForm = Literal["float32", "int8"]
 SIDES = ("reads", "writes")
-SAMPLED = 64
-"""So many numbers of each of the model's parameters are looked at to know it again."""
+ABANDONED = 3600
+"""After so many seconds without a change, half a shard is nobody's."""
 
 
 def bytes_of_cache(n_tokens: int, n_layers: int, d_model: int, form: CacheForm) -> int:
@@ -47,6 +49,7 @@ class ActivationCache:
     n_layers: int
     d_model: int
     form: CacheForm
+    record: Mapping[str, Any]
 
     @classmethod
     def harvested(
@@ -66,8 +69,10 @@ class ActivationCache:
         Raises `FileError` where the folder is another cache's, or the disk is full; what is there by then stays, and
         the same call goes on from it. Warns (`TLCircuitsWarning`) of torn shards.
         """
-        cache = cls(folder, prompts, model.cfg.n_layers, model.cfg.d_model, form)
-        cache._claim(_record(model, prompts, read, write, form))
+        record = _record(model, prompts, read, write, form)
+        cache = cls(folder, prompts, model.cfg.n_layers, model.cfg.d_model, form, record)
+        cache._claim()
+        cache._sweep()
         number, size = place
         mine = range(number, len(cache._parts), size)
         with stage("activations", len(mine)) as bar:
@@ -111,18 +116,22 @@ class ActivationCache:
     def _path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}-of-{len(self._parts):05d}.safetensors"
 
-    def _claim(self, record: dict[str, Any]) -> None:
+    @cached_property
+    def _record_digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()
+
+    def _claim(self) -> None:
         place = self.folder / "cache.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not place.is_file():
-                _settle(place, json.dumps(record, indent=2).encode())
+                _settle(place, json.dumps(self.record, indent=2).encode())
             was = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise FileError(
                 f"'{place}' cannot be made or read ({error}): name another folder for the cache."
             ) from error
-        for name, value in record.items():
+        for name, value in self.record.items():
             if not isinstance(was, dict) or was.get(name) != value:
                 found = was.get(name) if isinstance(was, dict) else was
                 raise FileError(
@@ -130,20 +139,43 @@ class ActivationCache:
                     "name another folder for the cache, or remove this one."
                 )
 
+    def _sweep(self) -> None:
+        # Half a shard of a process that was killed; those of others that write just now are young.
+        for scratch in self.folder.glob("shard-*.part"):
+            with suppress(OSError):
+                if time.time() - scratch.stat().st_mtime > ABANDONED:
+                    scratch.unlink()
+
     def _is_whole(self, shard: int) -> bool:
         path = self._path(shard)
         said = path.with_suffix(".json")
         if not said.is_file():
             return False
-        with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
-            if json.loads(said.read_bytes())["sha256"] == hashlib.file_digest(file, "sha256").hexdigest():
+        with suppress(OSError, ValueError, KeyError, TypeError, SafetensorError), path.open("rb") as file:
+            kept = json.loads(said.read_bytes())
+            same = kept["sha256"] == hashlib.file_digest(file, "sha256").hexdigest()
+            if same and kept["record"] == self._record_digest and self._has_its_shapes(shard):
                 return True
-        warn_once(f"'{path}' is missing or torn: it does not have its SHA-256, and is harvested again.", stacklevel=5)
+        warn_once(
+            f"'{path}' is missing, torn or of something else: it does not have its SHA-256, and is harvested again.",
+            stacklevel=5,
+        )
         return False
+
+    def _has_its_shapes(self, shard: int) -> bool:
+        n_tokens = int(self._n_kept[self._parts[shard]].sum())
+        rows, kind = (n_tokens, self.n_layers, self.d_model), "F32" if self.form == "float32" else "I8"
+        wanted = {side: (rows, kind) for side in SIDES}
+        if self.form == "int8":
+            wanted |= {f"{side}_scale": (rows[:2], "F32") for side in SIDES}
+        with safe_open(self._path(shard), framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}
+            return {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()} == wanted
 
     def _write(self, shard: int, pairs: Pairs) -> None:
         path = self._path(shard)
-        scratch = path.with_name(f"{path.name}.part")
+        # Another process may be writing the same shard: each has a scratch of its own.
+        scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
         tensors: dict[str, Tensor] = {}
         for side in SIDES:
             rows = getattr(pairs, side).transpose(0, 1).contiguous().cpu()
@@ -159,7 +191,7 @@ class ActivationCache:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
             scratch.replace(path)
-            _settle(path.with_suffix(".json"), json.dumps({"sha256": digest}).encode())
+            _settle(path.with_suffix(".json"), json.dumps({"sha256": digest, "record": self._record_digest}).encode())
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
                 scratch.unlink(missing_ok=True)
@@ -199,23 +231,13 @@ def _in_eight_bits(side: str, rows: Float[Tensor, "token layer d_model"]) -> dic
 
 def _record(model: Model, prompts: Prompts, read: str, write: str, form: CacheForm) -> dict[str, Any]:
     return {
-        "model": _fingerprint(model),
+        "model": identity_of(model),
         "read": read,
         "write": write,
         "form": form,
         "prompts": list(prompts.tokens.shape),
         "fingerprint": prompts.fingerprint(),
     }
-
-
-def _fingerprint(model: Model) -> str:
-    """A digest of some numbers of every parameter: other weights give other activations."""
-    known, module = hashlib.sha256(), cast(torch.nn.Module, model)
-    for name, parameter in module.named_parameters():
-        numbers = parameter.detach().flatten()
-        some = numbers[:: max(1, len(numbers) // SAMPLED)].to("cpu", torch.float64)
-        known.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode() + some.numpy().tobytes())
-    return known.hexdigest()[:16]
 
 
 def _settle(path: Path, content: bytes) -> None:

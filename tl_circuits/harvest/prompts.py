@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_circuits.errors import PromptError, warn_once
 from tl_circuits.graph.asked import whole
+from tl_circuits.harvest.identity import digest_of
 from tl_circuits.sites import Model
 
 COLUMNS = ("tokens", "input_ids", "text")
@@ -62,6 +63,7 @@ class Prompts:
         if isinstance(data, Tensor):
             tokens = _matrix(data)
             there = ~_padding(tokens, model.tokenizer)
+            _warn_of_padding_on_the_left(tokens, there, model.tokenizer)
         else:
             items = enumerate(_items(model, data))
             cut_up = (row for number, item in items for row in _rows(model, item, number, cut))
@@ -90,8 +92,7 @@ class Prompts:
 
     def fingerprint(self) -> int:
         """A number by which the same prompts are known again."""
-        place = torch.arange(1, self.tokens.numel() + 1).view_as(self.tokens)
-        return int(((self.tokens + 1) * self.kept * (place * 2_654_435_761 % 1_000_003)).sum() % (2**61 - 1))
+        return int(digest_of((self.tokens + 1) * self.kept)[:14], 16)
 
 
 def _long_enough(there: Tensor) -> Tensor:
@@ -112,6 +113,20 @@ def _long_enough(there: Tensor) -> Tensor:
     return enough
 
 
+def _warn_of_padding_on_the_left(tokens: Tensor, there: Tensor, tokenizer: Any) -> None:
+    pad = getattr(tokenizer, "pad_token_id", None)
+    # One such token may stand for the beginning of a text, two do not.
+    if pad is None or tokens.shape[1] < 2:
+        return
+    n = int(((tokens[:, :2] == pad).all(1) & there.any(1)).sum())
+    if n:
+        warn_once(
+            f"{n} of {len(tokens)} prompts begin with padding (id {pad}), which the model reads as tokens: give "
+            "prompts padded on the right, or as lists without padding.",
+            stacklevel=4,
+        )
+
+
 def _warn_of_unknown_words(kept: Int64[Tensor, " token"], tokenizer: Any) -> None:
     unknown = getattr(tokenizer, "unk_token_id", None)
     # GPT-2's tokenizer gives the unknown the id of its end of text.
@@ -127,7 +142,9 @@ def _warn_of_unknown_words(kept: Int64[Tensor, " token"], tokenizer: Any) -> Non
 
 
 def _matrix(data: Tensor) -> Int64[Tensor, "prompt pos"]:
-    if data.ndim != 2 or data.is_floating_point() or data.dtype == torch.bool or not data.numel():
+    kind = data.dtype
+    numbers = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+    if data.ndim != 2 or not numbers or not data.numel() or data.is_meta or data.layout != torch.strided:
         raise PromptError(
             f"Training data of shape {tuple(data.shape)} and {data.dtype} was given: token ids are integers of shape "
             "(prompt, position), with at least one prompt."
@@ -204,6 +221,9 @@ def _rows(model: Model, item: Any, number: int, context: int) -> Iterator[list[i
             raise PromptError(
                 f"Row {number}, {item!r:.60}, is no prompt to train on: give texts, or lists of token ids."
             )
+        worst = max(ids, key=abs, default=0)
+        if abs(worst) >= 2**63:
+            raise _of_other_vocabulary(worst, model)
     each = max(1, context - len(head))
     for first in range(0, max(1, len(ids)), each):
         row = head + [int(token) for token in ids[first : first + each]]
@@ -226,11 +246,14 @@ def _side_by_side(rows: list[list[int]], tokenizer: Any) -> tuple[Tensor, Tensor
 def _refuse_other_vocabulary(tokens: Tensor, model: Model) -> None:
     low, high = (int(extreme) for extreme in tokens.aminmax())
     if low < 0 or high >= model.cfg.d_vocab:
-        worst = high if high >= model.cfg.d_vocab else low
-        raise PromptError(
-            f"Token id {worst} is not in the model's vocabulary of {model.cfg.d_vocab} tokens (0 to "
-            f"{model.cfg.d_vocab - 1}): the data was made with another model's tokenizer."
-        )
+        raise _of_other_vocabulary(high if high >= model.cfg.d_vocab else low, model)
+
+
+def _of_other_vocabulary(token: int, model: Model) -> PromptError:
+    return PromptError(
+        f"Token id {token} is not in the model's vocabulary of {model.cfg.d_vocab} tokens (0 to "
+        f"{model.cfg.d_vocab - 1}): the data was made with another model's tokenizer."
+    )
 
 
 def _refuse_other_tokenizer(model: Model, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -242,7 +265,8 @@ def _refuse_other_tokenizer(model: Model, rows: Sequence[Mapping[str, Any]]) -> 
     same, most = 0, 0
     for row in rows:
         own = tokenizer.encode(row["text"], add_special_tokens=False)
-        given = [token for token in row[name] if token not in special]
+        ids = row[name].tolist() if hasattr(row[name], "tolist") else row[name]
+        given = [token for token in ids if token not in special]
         same += (Counter(own) & Counter(given)).total()
         most += min(len(own), len(given))
     if 2 * same < most:

@@ -10,9 +10,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,9 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tl_circuits.errors import FileError, warn_once
+from tl_circuits.training.codes import Backend
+from tl_circuits.training.rules import ActivationName
 from tl_circuits.training.shards import Shards
-from tl_circuits.training.weights import is_sharded
+from tl_circuits.training.weights import Architecture, is_sharded, shapes_of
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of every parameter that has had a gradient."""
 KEPT = 2
 """So many checkpoints stay: the last, and the one before, in case the last is damaged."""
 
@@ -50,7 +55,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, shards: Shards) -> Non
         names = [f"{stem}.{shard}-of-{shards.n_shards}.safetensors" for shard in range(shards.n_shards)]
         said = {"step": checkpoint.step, "state": dict(checkpoint.state)}
         said["files"] = {name: digest(folder / name) for name in names}
-        _replace(folder / f"{stem}.json", json.dumps(said | {"sha256": _digest_of(said)}).encode())
+        replace_file(folder / f"{stem}.json", json.dumps(said | {"sha256": _digest_of(said)}).encode())
         for old in sorted(_steps(folder))[:-KEPT]:
             _remove(folder, old)
     shards.barrier()
@@ -61,14 +66,44 @@ def latest_checkpoint(folder: Path, shards: Shards, n_features: int) -> Checkpoi
 
     Warns (`TLCircuitsWarning`) of any that is torn and therefore passed over.
     """
-    for step in sorted(_steps(folder), reverse=True):
+    left = sorted(_steps(folder))
+    while left:
+        step = left.pop()
         try:
-            said = _said(folder / f"step-{step:08d}.json")
+            said = _said(folder / f"step-{step:08d}.json", step)
         except FileError as damage:
-            warn_once(f"{damage} The checkpoint before it is used.", stacklevel=3)
+            instead = "The checkpoint before it is used." if left else "There is none before it: the run begins again."
+            warn_once(f"{damage} {instead}", stacklevel=3)
             continue
         return Checkpoint(step, _tensors(folder, list(said["files"]), shards.features(n_features)), said["state"])
     return None
+
+
+def refuse_other_tensors(at: Checkpoint, shape: Architecture, rows: int, activation: ActivationName) -> None:
+    """Raises `FileError` for a checkpoint whose tensors are not those of a run of this shape, in float32.
+
+    A whole file may be another run's, or made by hand.
+    """
+    # BatchTopK gets its thresholds when its fit ends.
+    thresholds = activation == "jump_relu" or (activation == "batch_topk" and "weights/threshold.0" in at.tensors)
+    d_model, n_layers = shape.d_model, shape.n_layers
+    wanted: dict[str, tuple[int, ...]] = {"norm": (), "silent/of": (rows, n_layers)}
+    for side in ("read", "write"):
+        wanted |= {f"units-{side}_mean": (n_layers, d_model), f"units-{side}_scale": (n_layers,)}
+    for name, of in shapes_of(shape, rows, thresholds).items():
+        wanted[f"weights/{name}"] = of
+        if any(f"{part}/{name}" in at.tensors for part in MOMENTS):
+            wanted |= {f"{part}/{name}": of if part != "step" else () for part in MOMENTS}
+    for name in sorted({*wanted, *at.tensors}):
+        tensor, of = at.tensors.get(name), wanted.get(name)
+        kind = torch.float64 if name == "norm" else torch.float32
+        if tensor is None or of is None or tensor.shape != of or tensor.dtype != kind:
+            found = "nothing" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+            needed = "no such tensor" if of is None else f"{kind} of shape {of}"
+            raise FileError(
+                f"The checkpoint of step {at.step} has {found} as {name!r:.80}, and {needed} is needed: it is of "
+                "another run. Name another folder, or remove this checkpoint, to go on from the one before."
+            )
 
 
 def remedy(error: Exception) -> str:
@@ -83,18 +118,37 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _said(path: Path) -> dict[str, Any]:
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes a file that is whole or, wherever the writing breaks off, what it was. Raises `FileError`."""
+    scratch = path.with_name(path.name + ".part")
+    try:
+        scratch.write_bytes(content)
+        _settle(scratch, path)
+    except OSError as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise FileError(
+            f"'{path}' could not be written ({error}): {remedy(error)}; the checkpoints are kept, and the same call "
+            "goes on from the last."
+        ) from error
+
+
+def _said(path: Path, step: int) -> dict[str, Any]:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         whole = said.pop("sha256") == _digest_of(said)
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        files, same = dict(said["files"]), said["step"] == step
+        known = bool(files) and said["state"]["backend"] in get_args(Backend)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise FileError(f"'{path}' is damaged ({type(error).__name__}).") from error
     if not whole:
         raise FileError(f"'{path}' is damaged: its contents do not have the SHA-256 that it names.")
-    for name, expected in said["files"].items():
+    if not (same and known):
+        raise FileError(f"'{path}' is damaged: it is not what a checkpoint of step {step} says of itself.")
+    for name, expected in files.items():
         file = path.parent / Path(name).name
         if not file.is_file() or digest(file) != expected:
-            raise FileError(f"'{file}' is missing or torn: its SHA-256 is not {expected[:12]}….")
+            raise FileError(f"'{file}' is missing or torn: its SHA-256 is not {expected!s:.12}….")
     return said
 
 
@@ -103,8 +157,10 @@ def _tensors(folder: Path, names: list[str], features: slice) -> dict[str, Tenso
         with_files = [safe_open(folder / Path(name).name, framework="pt") for name in names]
         keys = list(with_files[0].keys())
         return {key: _tensor(with_files, key, features) for key in keys}
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"'{folder / names[0]}' cannot be read ({error}).") from error
+    except (OSError, SafetensorError, RuntimeError, IndexError) as error:
+        raise FileError(
+            f"'{folder / names[0]}' cannot be read ({error}): remove this checkpoint, to go on from the one before."
+        ) from error
 
 
 def _tensor(files: list[Any], key: str, features: slice) -> Tensor:
@@ -133,21 +189,13 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
         scratch.chmod(mode)
         _settle(scratch, path)
     except (OSError, SafetensorError) as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
         need = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         raise FileError(
             f"A checkpoint of {need / 1e6:.1f} MB could not be written to '{path.parent}' ({error}): {remedy(error)}; "
             "the checkpoints before it are kept, and the same call goes on from the last."
         ) from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    scratch = path.with_name(path.name + ".part")
-    try:
-        scratch.write_bytes(content)
-        _settle(scratch, path)
-    except OSError as error:
-        raise FileError(f"'{path}' could not be written ({error}): {remedy(error)}.") from error
 
 
 def _settle(scratch: Path, path: Path) -> None:

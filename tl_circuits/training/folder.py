@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.graph.asked import file_name
-from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, remedy, save_checkpoint
+from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, remedy, replace_file, save_checkpoint
 from tl_circuits.training.loggers import Logger, figures_of, open_loggers
 from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
@@ -60,9 +60,8 @@ class RunFolder:
             self._refuse_other(_read(place), told, None if at is None else at.step)
         self.shards.barrier()
         if self.shards.speaks:
-            with writing(place):
-                place.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-                self._cut_log(0 if at is None else at.step)
+            replace_file(place, (json.dumps(told, indent=2) + "\n").encode())
+            self._cut_log(0 if at is None else at.step)
         return at
 
     def open(self, loggers: Iterable[str], settings: TrainingSettings, at: Checkpoint | None) -> None:
@@ -112,8 +111,9 @@ class RunFolder:
         # Steps after the checkpoint are taken again, and logged again.
         log = self.path / "log.jsonl"
         if log.is_file():
-            lines = [line for line in log.read_text(encoding="utf-8").splitlines() if _step_of(line) < step]
-            log.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            with writing(log):
+                said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            replace_file(log, "".join(line + "\n" for line in said if _step_of(line) < step).encode())
 
     def _refuse_other(self, was: Any, told: Mapping[str, Any], step: int | None) -> None:
         free = FREE + (LATER if step is None or step <= told["settings"]["steps"] else ())
@@ -177,7 +177,10 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileError(f"'{path}' cannot be read ({error}): name another folder.") from error
+        raise FileError(
+            f"'{path}' cannot be read ({error}): name another folder, or remove this file, where you know that its "
+            "checkpoints are of this model, data and settings."
+        ) from error
 
 
 def _step_of(line: str) -> float:

@@ -253,9 +253,12 @@ def _seconds(
 
 
 def _disk(what: str, path: Path, needed: int, pattern: str) -> Disk:
-    there = sum(found.stat().st_size for found in path.glob(pattern))
-    exists = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
-    usage = shutil.disk_usage(exists)
+    try:
+        there = sum(found.stat().st_size for found in path.glob(pattern))
+        exists = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
+        usage = shutil.disk_usage(exists)
+    except OSError as error:
+        raise FileError(f"'{path!s:.80}' cannot be looked at ({error.strerror}): name another folder.") from error
     # A file system of the kernel's own, such as /proc, says that it has no size.
     writable = exists.is_dir() and os.access(exists, os.W_OK) and usage.total > 0
     return Disk(what, str(path), max(0, needed - there), usage.free, writable)

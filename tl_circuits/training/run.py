@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_circuits.harvest import Pairs
 from tl_circuits.sites import Model
 from tl_circuits.training.calibration import set_initial_biases, with_thresholds
-from tl_circuits.training.checkpoint import Checkpoint
+from tl_circuits.training.checkpoint import Checkpoint, refuse_other_tensors
 from tl_circuits.training.codes import Backend
 from tl_circuits.training.finetuning import finetune_step
 from tl_circuits.training.optimizer import Optimizer
@@ -92,11 +92,14 @@ class Run:
     def resume(
         cls, model: Model, data: Data, source: Source, settings: TrainingSettings, shards: Shards, at: Checkpoint
     ) -> "Run":
-        """The run as it was when the checkpoint was written."""
-        device = source.sample.reads.device
+        """The run as it was when the checkpoint was written. Raises `FileError` for one of another shape."""
+        sample = source.sample.reads
+        shape = settings.architecture(sample.shape[0], sample.shape[2])
+        rows = range(settings.features)[shards.features(settings.features)]
+        refuse_other_tensors(at, shape, len(rows), settings.activation)
+        device = sample.device
         held = {name: tensor.to(device) for name, tensor in at.tensors.items()}
         units = Normalisation(*[held[f"units-{part.name}"] for part in dataclasses.fields(Normalisation)])
-        shape = settings.architecture(*units.read_mean.shape)
         weights = Weights(shape, _under("weights/", held))
         run = cls(
             model, data, source, settings, shards, units, weights, held["silent/of"].T.contiguous(), at.step,

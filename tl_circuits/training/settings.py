@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
@@ -36,6 +36,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
+
+
+MOST, LARGEST = 2**53, 1e30
+"""Counts are below the one, so that floats count them; numbers are within the other, so that float32 holds them."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class TrainingSettings:
         self._check_counts()
         self._check_numbers()
         for name, values in _CHOICES.items():
-            if getattr(self, name) not in values:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in values:
                 raise SettingError(f"{name}={getattr(self, name)!r:.80} is none of {', '.join(map(repr, values))}.")
         for name in ("cross_layer", "skip", "low_memory"):
             flag(name, getattr(self, name))
@@ -143,6 +147,8 @@ class TrainingSettings:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> "TrainingSettings":
         """Settings from names and values, say of a file. Raises `SettingError` for names that are no settings."""
+        if not isinstance(given, Mapping):
+            raise SettingError(f"{given!r:.80} are no settings by name: give a dictionary, say {{'features': 512}}.")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in given:
             if name not in known:
@@ -197,8 +203,11 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is None and name in optional:
                 continue
-            if (whole(value) or 0) < 1:
-                raise SettingError(f"{name}={value!r:.80} must be at least 1, as a whole number.")
+            found = whole(value)
+            if found is None or not 1 <= found < MOST:
+                raise SettingError(f"{name}={value!r:.80} must be at least 1, as a whole number, and below 2**53.")
+            # Numbers of other libraries are no JSON, which the record of a run is.
+            object.__setattr__(self, name, found)
         if self.context == 1:
             raise SettingError(
                 "context=1 leaves prompts of one token, which attends to nothing but itself: give 2 or more."
@@ -207,17 +216,20 @@ class TrainingSettings:
             found = whole(getattr(self, name))
             if found is None or found < 0 or found >= 2**31:
                 raise SettingError(f"{name}={getattr(self, name)!r:.80} must be a whole number from 0 to 2147483647.")
+            object.__setattr__(self, name, found)
 
     def _check_numbers(self) -> None:
         positive = ("lr", "finetune_lr", "bandwidth", "saturation")
         for name in ("sparsity", "revival", "threshold", "ramp", *positive):
             value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool) or not abs(float(value)) < float("inf"):
-                raise SettingError(f"{name}={value!r:.80} must be a finite number.")
+            number = cast(float, value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+            if not abs(number) <= LARGEST:
+                raise SettingError(f"{name}={value!r:.80} must be a finite number, of {LARGEST:g} at most.")
             if value < 0:
                 raise SettingError(f"{name}={value} must not be negative: 0 switches it off.")
-            if name in positive and not value:
-                raise SettingError(f"{name}={value} must be positive.")
+            if name in positive and value < 1 / LARGEST:
+                raise SettingError(f"{name}={value} must be positive, and at least {1 / LARGEST:g}.")
+            object.__setattr__(self, name, float(value))
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {

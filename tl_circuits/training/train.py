@@ -5,17 +5,19 @@ reconstruct the outputs of all MLPs that they write. A last short stage also min
 full replacement model.
 """
 
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_circuits.errors import FitError, SettingError
 from tl_circuits.graph.asked import file_name, number
-from tl_circuits.harvest import ActivationCache, Prompts
+from tl_circuits.harvest import ActivationCache, Prompts, digest_of, identity_of
 from tl_circuits.progress import stage
 from tl_circuits.sites import Model
 from tl_circuits.training.folder import RunFolder, terminated
@@ -70,7 +72,7 @@ def train(
     """
     check_asked(model, settings, cache)
     every = number("train", "checkpoint_every", checkpoint_every)
-    place = Shards.of_world(shards)
+    place = Shards.of_world(None if shards is None else number("train", "shards", shards))
     _refuse_together(settings, place)
     read = Prompts.of(model, data, settings.context, settings.steps * settings.batch_tokens)
     prompts = _data(read, weights, scored)
@@ -79,8 +81,7 @@ def train(
     taken = plan(model, settings, read.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
     taken.refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
-    said = {"prompts": list(read.tokens.shape), "fingerprint": read.fingerprint()}
-    at = None if held is None else held.claim(settings, said)
+    at = None if held is None else held.claim(settings, _record(model, prompts))
     with ExitStack() as ending:
         if held is not None:
             ending.callback(held.close)
@@ -133,11 +134,12 @@ def _in_short(done: Step) -> str:
 
 
 def _refuse_divergence(done: Step) -> None:
-    if done.loss != done.loss or done.loss in (float("inf"), float("-inf")):
-        raise FitError(
-            f"The loss is {done.loss} at step {done.step}, at a learning rate of {done.lr:.2g}: training diverged. Try "
-            "a smaller lr; the checkpoints before this step are whole."
-        )
+    for what, value in (("loss", done.loss), ("norm of the gradient", done.gradient_norm)):
+        if not math.isfinite(value):
+            raise FitError(
+                f"The {what} is {value} at step {done.step}, at a learning rate of {done.lr:.2g}: training diverged. "
+                "Try a smaller lr; the checkpoints before this step are whole."
+            )
 
 
 def _refuse_together(settings: TrainingSettings, place: Shards) -> None:
@@ -158,17 +160,13 @@ def _refuse_together(settings: TrainingSettings, place: Shards) -> None:
 
 
 def _data(prompts: Prompts, weights: Tensor | None, scored: Tensor | None) -> Data:
-    n = len(prompts.tokens)
     for name, given in (("weights", weights), ("scored", scored)):
         if given is not None and not isinstance(given, Tensor):
             raise SettingError(f"{name}={given!r:.60} is no tensor: wrap it in torch.tensor(...).")
-    if weights is not None and (
-        weights.shape != (n,) or not bool((weights >= 0).all() and weights.sum() > 0 and weights.sum().isfinite())
-    ):
-        raise SettingError(
-            f"weights has shape {tuple(weights.shape)} for {n} prompts: "
-            "give each a finite number, none negative, and not all 0."
-        )
+    if weights is not None:
+        weights = _as_weights(weights, prompts)
+    if scored is not None and scored.dtype != torch.bool:
+        raise SettingError(f"scored is of {scored.dtype}, and marks are true or false: give scored.bool().")
     if scored is not None and scored.shape != prompts.kept.shape:
         raise SettingError(
             f"scored has shape {tuple(scored.shape)} for prompts of shape {tuple(prompts.kept.shape)}: give one mark "
@@ -180,3 +178,37 @@ def _data(prompts: Prompts, weights: Tensor | None, scored: Tensor | None) -> Da
             "no beginning of sequence."
         )
     return Data(prompts, prompts.kept if scored is None else scored & prompts.kept, weights)
+
+
+def _as_weights(weights: Tensor, prompts: Prompts) -> Tensor:
+    """Weights of the prompts that have tokens that count, 0 of the others."""
+    n = len(prompts.tokens)
+    if (
+        weights.shape != (n,)
+        or weights.is_complex()
+        or not bool((weights >= 0).all() and weights.sum() > 0 and weights.float().sum().isfinite())
+    ):
+        raise SettingError(
+            f"weights has shape {tuple(weights.shape)} for {n} prompts: "
+            "give each a finite number, none negative, and not all 0."
+        )
+    counting = weights.float() * prompts.kept.any(1)
+    if not bool(counting.any()):
+        raise SettingError(
+            f"weights are 0 for all {int(prompts.kept.any(1).sum())} of {n} prompts that have tokens to train on: give "
+            "some of those a weight."
+        )
+    return counting
+
+
+def _record(model: Model, data: Data) -> dict[str, Any]:
+    """What a run is of, beside its settings: another model or other prompts make another run."""
+    prompts = data.prompts
+    scored = None if torch.equal(data.scored, prompts.kept) else data.scored
+    return {
+        "model": identity_of(model),
+        "prompts": list(prompts.tokens.shape),
+        "fingerprint": prompts.fingerprint(),
+        "weights": None if data.weights is None else digest_of(data.weights),
+        "scored": None if scored is None else digest_of(scored),
+    }

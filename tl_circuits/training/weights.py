@@ -114,6 +114,17 @@ class Weights:
             parameter.requires_grad_(wanted)
 
 
+def shapes_of(shape: Architecture, rows: int, thresholds: bool) -> dict[str, tuple[int, ...]]:
+    """The parameters of so many features in each layer, by name."""
+    layers, table = range(shape.n_layers), (rows, shape.d_model)
+    found: dict[str, tuple[int, ...]] = {"b_dec": (shape.n_layers, shape.d_model)}
+    for layer in layers:
+        found |= {f"W_enc.{layer}": table, f"b_enc.{layer}": (rows,)}
+        found |= {f"threshold.{layer}": (rows,)} if thresholds else {}
+        found |= {f"W_skip.{layer}": (shape.d_model, shape.d_model)} if shape.skip else {}
+    return found | {shape.table(*pair): table for pair in shape.pairs}
+
+
 def initial(shape: Architecture, threshold: float | None, draw: torch.Generator, shard: slice = slice(None)) -> Weights:
     """Weights to start from: encoders uniform within ±1/√d_model, and all else 0 but the thresholds.
 
