@@ -92,7 +92,7 @@ def test_a_data_set_is_streamed(tmp_path: Path, folders: tuple[str, str]) -> Non
     result = run("cards", str(tmp_path / "no.cards"), "--dataset", str(place), "--split", "test", *model)
     assert result.exit_code == 1
     assert "could not be opened at its part 'test'" in result.stderr
-    assert "write its texts into a .txt or .jsonl file for --data" in result.stderr
+    assert "write its texts into a .txt or .jsonl file" in result.stderr
 
 
 def some_cards(folder: Path) -> Path:

@@ -78,6 +78,7 @@ PUBLIC = [
     "localize",
     "plan",
     "plot",
+    "plot_attention",
     "plot_error_share",
     "plot_intervention",
     "register_release",

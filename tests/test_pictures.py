@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from tests.graphs import HOSTILE, Recipe, chain, hostile_graph, random_graph, re
 from tests.test_refusals import refusal
 from tl_circuits.intervention.result import InterventionResult
 from tl_circuits.nodes import Kind
+from tl_circuits.pictures.attention import attention_from
 from tl_circuits.pictures.canvas import NEGATIVE, POSITIVE
 from tl_circuits.pictures.errors import error_shares
 
@@ -57,6 +59,53 @@ def lines(svg: str, colour: str) -> list[ElementTree.Element]:
 
 
 # Of a graph
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "hooked"), ("gpt2", "bridge"), ("llama", "bridge")])
+def test_attention_is_the_model_s_own_from_one_token(family: str, kind: Any) -> None:
+    model = models.model_of(family, kind)
+    local = tlc.localize(model, models.transcoder(), torch.arange(5), ())
+    _, cache = model.run_with_cache(torch.arange(5)[None])
+    for pos in (0, 3, 4):
+        found = attention_from(local, pos)
+        expected = [cache[f"blocks.{layer}.attn.hook_pattern"][0, :, pos, : pos + 1] for layer in range(local.n_layers)]
+        torch.testing.assert_close(found, torch.stack(expected).float())
+        torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:2]))
+    assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
+
+
+def test_an_attention_plot_has_a_row_for_each_head(pyplot: Any, tmp_path: Path) -> None:
+    local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(5), ())
+    axes = tlc.plot_attention(local, path=tmp_path / "heads.png", pos=3, layers=[2, 0])
+    n_heads = local.model.cfg.n_heads
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"L{layer}H{head}" for layer in (2, 0) for head in range(n_heads)
+    ]
+    shown = torch.tensor(numpy.asarray(axes.images[0].get_array()))
+    torch.testing.assert_close(shown, attention_from(local, 3)[[2, 0]].flatten(0, 1))
+    assert len(axes.get_xticklabels()) == 4
+    assert "position 3" in axes.get_title(loc="left")
+    assert (tmp_path / "heads.png").stat().st_size > 1000
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.usefixtures("pyplot", "untyped")
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"pos": 5}, "pos=5 lies outside the prompt of 5 tokens: give one of them, say -1"),
+        ({"pos": True}, "pos=True lies outside"),
+        ({"layers": [0, 9]}, r"layers=\[0, 9\]: give a list of layers of the model, which has 3, say \[0, 2\]"),
+        ({"layers": []}, r"layers=\[\]: give a list"),
+        ({"layers": 1}, "layers=1: give a list"),
+    ],
+)
+def test_an_attention_plot_that_cannot_be_is_refused(asked: dict[str, Any], says: str) -> None:
+    local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(5), ())
+    with refusal(tlc.SettingError, says):
+        tlc.plot_attention(local, **asked)
+    with refusal(tlc.SettingError, "5 is no local replacement model: give tlc.localize"):
+        tlc.plot_attention(5)  # type: ignore
 
 
 @pytest.mark.usefixtures("pyplot")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tl_circuits.features import FeatureCards
     from tl_circuits.features.chosen import Chosen
     from tl_circuits.features.operands import Operands
+    from tl_circuits.sites import Model
+    from tl_circuits.transcoder import CrossLayerTranscoder
 
 FIRST_LABELS = 8
 
@@ -87,43 +89,59 @@ class CardsReport:
         return Group(*parts, section("Files", columns(*files)))
 
 
+_Out = Annotated[Path, typer.Argument(metavar="OUT", help="The file of cards; tlc.load_cards reads it.")]
+_Data = Annotated[
+    Path | None, typer.Option(help="Text to read: a .txt file, one prompt a line, or .jsonl. The demo has its own.")
+]
+_Dataset = Annotated[
+    str | None, typer.Option(help="In place of --data: a data set by the name or folder that `datasets` takes.")
+]
+_Split = Annotated[str, typer.Option(help="With --dataset, which part of it.")]
+_Source = Annotated[
+    str | None, typer.Option("--from", help="Read no text: cards that exist, of a release, repository or file.")
+]
+_Graph = Annotated[Path | None, typer.Option(help="Only the features of this graph.")]
+_Feature = Annotated[
+    list[str] | None, typer.Option("--feature", "-f", help="Only this feature, such as L2/623; repeatable.")
+]
+_MaxPrompts = Annotated[int | None, typer.Option(min=1, help="Stop after so many prompts.")]
+_Top = Annotated[int, typer.Option(min=0, help="How many of the strongest examples to keep.")]
+_Operands = Annotated[str | None, typer.Option(help="Plot features on prompts such as '{a}+{b}='.")]
+_Operand = Annotated[str, typer.Option("--operand-range", help="With --operands, the first and last number.")]
+_Labels = Annotated[Path | None, typer.Option(help="Labels of features, as a page wrote them.")]
+_SharedLabels = Annotated[
+    bool, typer.Option("--shared-labels", help="Name what has no label by the token that its examples share.")
+]
+_Public = Annotated[
+    Path | None, typer.Option(help="Also write them into this folder as other people's viewers read them.")
+]
+_Unpacked = Annotated[bool, typer.Option("--unpacked", help="With --public, a JSON file for each feature.")]
+_Seed = Annotated[int, typer.Option(min=0, help="What examples are drawn with.")]
+
+
 def cards_command(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file of cards; tlc.load_cards reads it.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Text to read: a .txt file, one prompt a line, or .jsonl. The demo has its own.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="In place of --data: a data set by the name or folder that `datasets` takes.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="With --dataset, which part of it.")] = "train",
-    source: Annotated[
-        str | None, typer.Option("--from", help="Read no text: cards that exist, of a release, repository or file.")
-    ] = None,
-    graph: Annotated[Path | None, typer.Option(help="Only the features of this graph.")] = None,
-    feature: Annotated[
-        list[str] | None, typer.Option("--feature", "-f", help="Only this feature, such as L2/623; repeatable.")
-    ] = None,
-    max_prompts: Annotated[int | None, typer.Option(min=1, help="Stop after so many prompts.")] = None,
-    top: Annotated[int, typer.Option(min=0, help="How many of the strongest examples to keep.")] = 12,
-    operands: Annotated[str | None, typer.Option(help="Plot features on prompts such as '{a}+{b}='.")] = None,
-    operand: Annotated[
-        str, typer.Option("--operand-range", help="With --operands, the first and last number.")
-    ] = "0,99",
-    labels: Annotated[Path | None, typer.Option(help="Labels of features, as a page wrote them.")] = None,
-    shared_labels: Annotated[
-        bool, typer.Option("--shared-labels", help="Name what has no label by the token that its examples share.")
-    ] = False,
-    public: Annotated[
-        Path | None, typer.Option(help="Also write them into this folder as other people's viewers read them.")
-    ] = None,
-    unpacked: Annotated[bool, typer.Option("--unpacked", help="With --public, a JSON file for each feature.")] = False,
+    out: _Out,
+    data: _Data = None,
+    dataset: _Dataset = None,
+    split: _Split = "train",
+    source: _Source = None,
+    graph: _Graph = None,
+    feature: _Feature = None,
+    max_prompts: _MaxPrompts = None,
+    top: _Top = 12,
+    operands: _Operands = None,
+    operand: _Operand = "0,99",
+    labels: _Labels = None,
+    shared_labels: _SharedLabels = False,
+    public: _Public = None,
+    unpacked: _Unpacked = False,
     model: ModelName = DEMO,
     transcoder: TranscoderName = None,
     variant: VariantName = None,
     plt: Plt = False,
     model_class: ClassName = ModelClass.bridge,
     dtype: Dtype = Precision.float32,
-    seed: Annotated[int, typer.Option(min=0, help="What examples are drawn with.")] = 0,
+    seed: _Seed = 0,
     memory_budget: Gigabytes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -144,26 +162,28 @@ def cards_command(
 
             cards = load_cards(source, features=wanted)
         else:
-            import torch
-
             from tl_circuits.features import feature_cards
-            from tl_circuits.zoo.named import load
 
             # What is wrong with the text is told before a model is loaded for it.
             texts = _texts(data, dataset, split, max_prompts)
-            grid = _grid(operands, numbers)
+            asked = {"features": wanted, "operands": _grid(operands, numbers), "top": top, "seed": seed}
             say(f"loading {model}")
-            shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
-            borrowed, found = load(
-                model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters
-            )
-            budget = in_bytes(memory_budget)
-            cards = feature_cards(
-                borrowed, found, texts, features=wanted, operands=grid, top=top, seed=seed, memory_budget=budget
-            )
+            borrowed, found = _loaded(model, transcoder, variant, plt, model_class, dtype)
+            cards = feature_cards(borrowed, found, texts, memory_budget=in_bytes(memory_budget), **asked)
         report = CardsReport(_labelled(cards, labels, shared_labels), _files(out, public))
         _write(report.cards, out, public, unpacked)
     show(report, as_json)
+
+
+def _loaded(
+    model: str, transcoder: str | None, variant: str | None, plt: bool, model_class: ModelClass, dtype: Precision
+) -> "tuple[Model, CrossLayerTranscoder]":
+    import torch
+
+    from tl_circuits.zoo.named import load
+
+    shipped, parameters = "plt" if plt else "clt", getattr(torch, dtype.value)
+    return load(model, transcoder, variant=variant, shipped=shipped, kind=model_class.value, dtype=parameters)
 
 
 def _check(

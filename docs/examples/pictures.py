@@ -21,7 +21,8 @@ with TemporaryDirectory() as temporary:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
     tlc.plot(small, path=folder / "plot.png")
     tlc.plot_error_share(small, path=folder / "errors.png")
+    tlc.plot_attention(local, path=folder / "attention.png")
     tlc.plot_intervention({"Texas off": off, "Texas × −2": flipped}, path=folder / "intervention.png")
     tlc.subgraph_svg(graph, {"Texas": texas, "say a capital": capital}, folder / "texas.svg")
-    for name in ("plot.png", "errors.png", "intervention.png", "texas.svg"):
+    for name in ("plot.png", "errors.png", "attention.png", "intervention.png", "texas.svg"):
         print(name, "is written:", (folder / name).stat().st_size > 1000)
