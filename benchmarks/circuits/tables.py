@@ -1,0 +1,239 @@
+"""The tables of `docs/which-units.md`, from the newest result of the `cpu` tier. Needs nothing but result files."""
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+UNITS = ("CLT", "PLT", "skip PLT", "SAE", "neurons")
+OTHERS = ("PLT", "PLT, parameters", "PLT, writes", "SAE", "SAE, parameters", "SAE, writes", "neurons")
+Result = Mapping[str, Any]
+
+
+def newest(results: Sequence[Result], tier: str = "cpu") -> Result | None:
+    """The result of a tier among those that `report.newest` gives."""
+    return next((r for r in results if r["script"] == "circuits" and r["case"]["tier"] == tier), None)
+
+
+def conditions(result: Result) -> str:
+    """What was run, on what, in a paragraph."""
+    case, machine = result["case"], result["machine"]
+    trained, compiled = case["trained"], case["compiled"]
+    costs = [cost for figures in result["figures"].values() for cost in figures["costs"].values()]
+    minutes = sum(cost["processor_s"] for cost in costs) / 60
+    n_dictionaries = sum(cost["dictionaries"] for cost in costs)
+    return _paragraph(
+        f"{len(case['seeds'])} seeds of every dictionary, up to {case['prompts']} prompts a task; intervals of 95 % by "
+        "bootstrap over seeds and prompts. Dictionaries of the trained models: TopK, "
+        f"{trained['features']} features a layer with {trained['k']} active, {trained['steps']} steps of "
+        f"{trained['batch_tokens']} tokens; of compiled ones {compiled['features']} features and {compiled['steps']} "
+        f"steps. {n_dictionaries} dictionaries took {minutes:.0f} minutes of processor to train, the readings "
+        f"{sum(f['readings_s'] for f in result['figures'].values()) / 60:.0f}, one thread of {machine['cpu']}, "
+        f"{result['when'][:10]}."
+    )
+
+
+def areas(result: Result) -> str:
+    """The mean of F over log2(1 + k), by task and unit, dictionaries matched by L0."""
+    return _by_task(result, UNITS, lambda of: _interval(of["cpr"]))
+
+
+def sizes(result: Result) -> str:
+    """The least size with F of at least .8, by task and unit."""
+    return _by_task(result, UNITS, lambda of: "none" if of["k80"] is None else f"{of['k80']:,}")
+
+
+def ends(result: Result) -> str:
+    """F of all units, by task and unit."""
+    return _by_task(result, UNITS, lambda of: f"{of['F(all)']['value']:.2f}")
+
+
+def matched(result: Result) -> str:
+    """What a CLT's area is above another unit's, by how they are matched."""
+    rows = []
+    for figures in result["figures"].values():
+        for task, found in figures["differences"].items():
+            cells = [found.get(f"CLT − {other}") for other in OTHERS]
+            rows.append((task, *("" if cell is None else _interval(cell["cpr"], signed=True) for cell in cells)))
+    return _table(("task", *OTHERS), rows)
+
+
+def errors(result: Result) -> str:
+    """Areas and ends with errors corrupted, kept and left out."""
+    rows = []
+    for figures in result["figures"].values():
+        for task, of in figures["errors"].items():
+            for basis in UNITS:
+                named = {how: of.get(f"{basis}, {how}") for how in ("kept", "zero")}
+                if any(named.values()):
+                    corrupted = figures["curves"][task][basis]
+                    cells = [_interval(corrupted["cpr"]), f"{corrupted['F(all)']['value']:.2f}"]
+                    for how in ("kept", "zero"):
+                        cells += ["", ""] if named[how] is None else _area_and_end(named[how])
+                    rows.append((task, basis, *cells))
+    return _table(("task", "units", "corrupted", "all", "kept", "all", "zero", "all"), rows)
+
+
+def scorers(result: Result) -> str:
+    """Areas by scorer."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for figures in result["figures"].values():
+        for key, of in figures.get("scorers", {}).items():
+            task, basis, scorer = key.split(" | ")
+            found.setdefault((task, basis), {})[scorer] = _interval(of["cpr"])
+    names = list(dict.fromkeys(name for of in found.values() for name in of))
+    return _table(("task", "units", *names), [(*key, *(of.get(n, "") for n in names)) for key, of in found.items()])
+
+
+def edges(result: Result) -> str:
+    """Edges of heads and MLPs: areas over the share of edges, as MIB has them."""
+    rows = []
+    for figures in result["figures"].values():
+        for task, of in figures.get("edges", {}).items():
+            cells = [
+                _interval(of[scorer][name]) for scorer in ("eap", "eap-ig") for name in ("cpr_linear", "cmd_linear")
+            ]
+            rows.append((task, f"{of['eap']['units']:,}", *cells))
+    return _table(("task", "edges", "EAP, CPR", "CMD", "EAP-IG, CPR", "CMD"), rows)
+
+
+GRAPH = {
+    "path length": "path length",
+    "replacement": "replacement score",
+    "completeness": "completeness",
+    "completeness, as circuit-tracer has it": "as circuit-tracer has it",
+    "replacement of 32 features": "replacement, 32 features",
+    "replacement of 256 edges": "replacement, 256 edges",
+    "written across into layer 1": "across into layer 1",
+    "mediated, graph": "mediated, graph",
+    "mediated, model": "mediated, model",
+    "collapse": "collapse",
+}
+
+
+def graphs(result: Result) -> str:
+    """What attribution graphs of CLTs and per-layer transcoders say."""
+    rows = []
+    for figures in result["figures"].values():
+        for key, of in figures.get("graphs", {}).items():
+            rows.append((*key.split(" | "), *(_interval(of.get(name, {})) for name in GRAPH)))
+    return _table(("task", "units", *GRAPH.values()), rows)
+
+
+def graph_edges(result: Result) -> str:
+    """Curves of the graphs' edges."""
+    rows = []
+    for figures in result["figures"].values():
+        for key, of in figures.get("graph edges", {}).items():
+            task, basis, order = key.split(" | ")
+            named = ("edges", "cpr", "F(64)", "F(256)", "F(1024)", "F(all)")
+            cells = [f"{of[n]['value']:,.0f}" if n == "edges" else _interval(of[n]) for n in named]
+            rows.append((task, basis, order, *cells))
+    return _table(("task", "units", "order", "edges", "area", "F(64)", "F(256)", "F(1024)", "F(all)"), rows)
+
+
+def planted(result: Result) -> str:
+    """Planted variables and edges of compiled models found again."""
+    names = ("AUPRC, layer 0", "F1, layer 0", "AUPRC, layer 1", "F1, layer 1", "AUPRC of edges")
+    rows = []
+    for suite, figures in result["figures"].items():
+        for basis, of in figures.get("planted", {}).items():
+            rows.append((suite, basis, *(_interval(of.get(name, {})) for name in names)))
+    return _table(("model", "units", *names), rows)
+
+
+def fidelity(result: Result) -> str:
+    """Per-layer transcoders against SAEs of MLP outputs by L0: every unit on, no errors."""
+    k = result["case"]["trained"]["k"]
+    rows = []
+    found = result["figures"]["demo"]["fidelity"]
+    for task in dict.fromkeys(key.split(" | ")[0] for key in found):
+        for l0 in sorted({k, 2 * k, *(int(key.rsplit("k ", 1)[1]) for key in found if ", k " in key)}):
+            match = {k: "", 2 * k: ", writes"}.get(l0, f", k {l0}")
+            cells = []
+            for kind in ("PLT", "SAE"):
+                of = found.get(f"{task} | {kind}{match}", {})
+                cells += [_interval(of.get(name, {})) for name in ("FVU", "KL", "same answer")]
+            rows.append((task, str(l0), *cells))
+    titles = ("PLT, FVU", "KL", "same answer", "SAE, FVU", "KL", "same answer")
+    return _table(("task", "L0", *titles), rows)
+
+
+def curve(result: Result, suite: str, task: str, bases: Sequence[str] = UNITS) -> str:
+    """F by size, of one task."""
+    of = result["figures"][suite]["curves"][task]
+    at = of["neurons"]["sizes"][:-1]
+    rows = [
+        (basis, *(f"{f:.2f}" for f in of[basis]["F"][: len(at)]), f"{of[basis]['F(all)']['value']:.2f}")
+        for basis in bases
+    ]
+    return _table(("units", *map(str, at), "all"), rows)
+
+
+def controls(result: Result) -> str:
+    """A random dictionary beside trained ones, and sparse feature circuits and heads, on scales of their own."""
+    named = ("CLT", "untrained CLT", "SFC", "heads and MLPs")
+    return _by_task(result, named, lambda of: _interval(of["cpr"]))
+
+
+def costs(result: Result) -> str:
+    """What dictionaries of the demo took."""
+    rows = [
+        (
+            name,
+            str(of["features"]),
+            str(of["k"]),
+            f"{of['parameters']:,}",
+            f"{of['processor_s'] / of['dictionaries']:.0f} s",
+        )
+        for name, of in result["figures"]["demo"]["costs"].items()
+    ]
+    return _table(("dictionary", "features", "active", "parameters", "processor time"), rows)
+
+
+TABLES: Mapping[str, Callable[[Result], str]] = {
+    "conditions": conditions,
+    "areas": areas,
+    "sizes": sizes,
+    "ends": ends,
+    "matched": matched,
+    "errors": errors,
+    "scorers": scorers,
+    "edges": edges,
+    "graphs": graphs,
+    "graph-edges": graph_edges,
+    "planted": planted,
+    "fidelity": fidelity,
+    "greater-than": lambda result: curve(result, "sentences", "greater-than"),
+    "controls": controls,
+    "costs": costs,
+}
+
+
+def _by_task(result: Result, bases: Sequence[str], cell: Callable[[Mapping[str, Any]], str]) -> str:
+    rows = [
+        (task, *(cell(of[basis]) if basis in of else "" for basis in bases))
+        for figures in result["figures"].values()
+        for task, of in figures["curves"].items()
+    ]
+    return _table(("task", *bases), rows)
+
+
+def _area_and_end(of: Mapping[str, Any]) -> list[str]:
+    return [_interval(of["cpr"]), f"{of['F(all)']['value']:.2f}"]
+
+
+def _interval(of: Mapping[str, float], *, signed: bool = False) -> str:
+    if not of:
+        return ""
+    form = "+.2f" if signed else ".2f"
+    value = f"{of['value']:{form}}"
+    return f"{value} [{of['low']:{form}}, {of['high']:{form}}]" if "low" in of else value
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) + "\n"
