@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import tl_circuits as tlc
-from tests.browser import CHROMIUM, NO_BROWSER, Browser, browser
+from tests.browser import AXE, CHROMIUM, NO_AXE, NO_BROWSER, Browser, browser
 from tests.graphs import HOSTILE, hostile_graph, random_graph
-from tests.test_page_browser import button, until
+from tests.test_page_browser import button, serious, until
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.nodes import Kind
 
@@ -259,3 +259,35 @@ def test_hostile_chips_are_words(chromium: Browser, tmp_path: Path) -> None:
         tab.evaluate("tlCircuitsPage.store.change({ ...tlCircuitsPage.store.work.value, positions: [0, 1] })")
         assert tab.get_by_role("group", name="What hides nodes").get_by_role("button").count() == 2
         assert tab.locator(".filters img, .filters script").count() == 0
+
+
+@pytest.mark.skipif(not AXE.exists(), reason=NO_AXE)
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1500), ("dark", 1500), ("light", 390), ("dark", 390)])
+def test_axe_finds_nothing_serious_on_suggestions_and_chips(
+    chromium: Browser, page: Path, scheme: str, width: int
+) -> None:
+    with chromium.tab(width, 844, color_scheme=scheme, bypass_csp=True) as watched:
+        tab = watched.open(page)
+        tab.evaluate(AXE.read_text(encoding="utf-8"))
+        tab.evaluate(
+            "tlCircuitsPage.store.change({ ...tlCircuitsPage.store.work.value, layers: [0, 2], sign: 'positive' })"
+        )
+        found = serious(watched)
+        tab.keyboard.press("s")
+        tab.get_by_role("region", name="Suggested supernodes").wait_for()
+        found += serious(watched)
+        button(tab, "Close suggestions").click()
+        assert not found
+
+
+def test_every_button_of_suggestions_and_chips_is_reached_by_keys(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.evaluate("tlCircuitsPage.store.change({ ...tlCircuitsPage.store.work.value, layers: [0, 2] })")
+        tab.keyboard.press("s")
+        wanted = set(tab.locator(".suggestions button, .filters button").all_inner_texts())
+        reached = set()
+        for _ in range(80):
+            tab.keyboard.press("Tab")
+            reached.add(tab.evaluate("document.activeElement.innerText ?? ''"))
+        assert wanted <= reached
