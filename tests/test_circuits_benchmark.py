@@ -1,7 +1,9 @@
 """The benchmark of circuits: its tasks are what they say, its figures are the curves', and every script runs."""
 
+import importlib
 import itertools
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +13,18 @@ import pytest
 import torch
 
 import tl_circuits as tlc
-from benchmarks.circuits import measure, sentences
+from benchmarks.circuits import measure, public, sentences, summary
 from benchmarks.circuits.dictionaries import load, n_parameters, path_of, train_all
 from benchmarks.circuits.intervals import Readings, estimate, of_seeds
 from benchmarks.circuits.measure import Ledger, exact_transcoder, planted, untrained, written
 from benchmarks.circuits.planted import PLANTED
 from benchmarks.circuits.roster import Told, equal_parameters, equal_writes, roster
 from benchmarks.circuits.suites import Suite, Width, planted_suite
-from tests import models
+from tests import models, stand_ins
+from tests.hub import Hub
 from tests.test_comparison import task
-from tl_circuits.comparison import Basis
+from tl_circuits.comparison import Basis, Task
+from tl_circuits.comparison.passes import recorded, through
 
 ROOT = Path(__file__).parents[1]
 NARROW = Width(16, 1, 4, 64)
@@ -224,3 +228,53 @@ def test_the_smoke_tier_runs_from_nothing(tmp_path: Path) -> None:
         assert of["C"][-1] == pytest.approx(0, abs=1e-3)
     assert curves["neurons"]["F(all)"]["value"] == pytest.approx(1, abs=1e-3)
     assert found["figures"]["pure chain"]["planted"]["neurons"]["AUPRC, layer 1"]["value"] == 1
+
+
+@pytest.mark.slow
+def test_the_hub_tier_runs_on_stand_ins_and_what_is_missing_stops_nothing(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sae_lens import StandardSAE, StandardSAEConfig
+    from sae_lens.saes.sae import SAEMetadata
+
+    stand_ins.serve_model(hub, "gpt2", n_layers=12)
+    hub.moved["gpt2"] = "openai-community/gpt2"
+    folder = hub.repository("jbloom/GPT2-Small-SAEs-Reformatted")
+    for layer in range(12):
+        point = f"blocks.{layer}.hook_resid_pre"
+        config = StandardSAEConfig(d_in=4, d_sae=8, dtype="float32", metadata=SAEMetadata(hook_name=point))
+        StandardSAE(config).save_model(folder / point)
+    stand_ins.dunefsky(hub)
+    convert = importlib.import_module("tl_circuits.transcoder.files").convert
+    source = hub.root / "pchlenski" / "gpt2-transcoders"
+    converted = hub.root / "converted"
+    convert(source, converted)
+
+    def letters(draw: random.Random) -> public.Text:
+        *said, other, one, two = draw.sample("bcdfghjkmpq", 6)
+        return "".join(said), "".join((*said[:-1], other)), one, two
+
+    def as_preferred(model: Any, tasks: Any, n_prompts: int) -> tuple[dict[str, Task], dict[str, float]]:
+        """Random weights answer nothing: as answers go those that the MLPs' own outputs make likelier."""
+        kept, neurons = {}, Basis.neurons(model)
+        for name, each in tasks.items():
+            there = recorded(model, neurons, each.corrupted)
+            none = [torch.zeros(part.shape, dtype=torch.bool) for part in there.units]
+            empty = through(model, neurons, each.clean, there, none, "corrupted")
+            raised = each.measure(recorded(model, neurons, each.clean).logits) > each.measure(empty)
+            pair = torch.stack([each.answer, each.corrupted_answer])
+            pair = torch.where(raised, pair, pair.flip(0))
+            kept[name] = Task(name, each.clean, each.corrupted, pair[0], pair[1]).part(slice(0, n_prompts))
+        return kept, {}
+
+    monkeypatch.setattr(public, "answered", as_preferred)
+    found = public.run_case(public.CASES["gpt2"], 2, [("PLT", str(converted), None)], {"letters": letters})
+    assert "There is no repository" in found["failed"]["CLT"]
+    (curves,) = found["curves"].values()
+    assert {"neurons", "PLT"} <= set(curves)
+    # Where attention is patched too, chance may have it that nothing is left to explain; that is said, and no more.
+    for name in ("heads and MLPs", "SAEs, residual stream"):
+        assert name in curves or "tells the prompts from their counterfactuals no better" in found["failed"][name]
+    figures = summary.of_public({"gpt2": found})["gpt2"]["curves"]["letters"]
+    assert figures["neurons"]["F(all)"]["value"] == pytest.approx(1, abs=1e-3)
+    assert len(figures["PLT"]["L0"]) == 12

@@ -14,13 +14,14 @@ broken off goes on from them.
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import tl_circuits as tlc
-from benchmarks.circuits import measure, summary
+from benchmarks.circuits import measure, public, summary
 from benchmarks.circuits.dictionaries import CACHE, cost_of, load, train_all
 from benchmarks.circuits.measure import Ledger, Reading
 from benchmarks.circuits.suites import Suite
@@ -124,10 +125,23 @@ def main() -> None:
     parser.add_argument("--tier", default="smoke", choices=[*TIERS, "hub"], help="how much (%(default)s)")
     parser.add_argument("--folder", type=Path, default=CACHE, help="of dictionaries and readings (%(default)s)")
     parser.add_argument("--n-seeds", type=int, help="fewer than the tier has")
+    parser.add_argument("--suites", help="some of the tier's, with ; between them")
+    parser.add_argument("--cases", default=",".join(public.CASES), help="models of the hub tier (%(default)s)")
+    parser.add_argument("--n-prompts", type=int, default=8, help="a task of the hub tier (%(default)s)")
+    parser.add_argument(
+        "--transcoder",
+        action="append",
+        default=[],
+        help="NAME=SOURCE or NAME=SOURCE:VARIANT, one more of the hub tier's",
+    )
     add_options(parser, runs=1)
     given = parser.parse_args()
+    if given.tier == "hub":
+        _hub(given)
+        return
     torch.set_num_threads(1)
     tier, folder = TIERS[given.tier], given.folder / given.tier
+    tier = tier if given.suites is None else replace(tier, suites=given.suites.split(";"))
     seeds = list(tier.seeds)[: given.n_seeds]
     if tier.name == "smoke":
         for suite in tier.made(folder):
@@ -140,6 +154,20 @@ def main() -> None:
     case |= {"trained": vars(tier.trained), "compiled": vars(tier.compiled), "model of sentences": vars(tier.recipe)}
     record = Record(QUESTION, "circuits", case, settings(given, "folder"), figures, readings, seed=0)
     record.write(given.out, f"circuits-{tier.name}")
+
+
+def _hub(given: argparse.Namespace) -> None:
+    more = [_named(text) for text in given.transcoder]
+    found = {name: public.run_case(public.CASES[name], given.n_prompts, more) for name in given.cases.split(",")}
+    case = {"tier": "hub", "prompts": given.n_prompts, "models": {name: of["model"] for name, of in found.items()}}
+    record = Record(QUESTION, "circuits", case, settings(given, "folder"), summary.of_public(found), {}, seed=0)
+    record.write(given.out, "circuits-hub")
+
+
+def _named(text: str) -> tuple[str, str, str | None]:
+    name, _, rest = text.partition("=")
+    source, _, variant = rest.partition(":")
+    return name, source, variant or None
 
 
 if __name__ == "__main__":

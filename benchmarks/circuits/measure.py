@@ -164,6 +164,9 @@ def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
     }
     unexplained = []
     for number, (slot, error) in enumerate(zip(basis.slots, clean.errors, strict=True)):
+        if slot.exact:
+            unexplained.append(0.0)
+            continue
         with torch.no_grad():
             passing = (slot.decode(clean.units[: number + 1]) + error).flatten(0, 1)
         unexplained.append(float(error.square().sum() / (passing - passing.mean(0)).square().sum()))

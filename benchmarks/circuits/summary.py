@@ -43,6 +43,23 @@ def of(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
     return figures, readings
 
 
+def of_public(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The hub tier's: curves with errors corrupted and kept, and what each dictionary is on the task's prompts."""
+    figures = {}
+    for name, rows in found.items():
+        figures[name] = {key: rows[key] for key in ("model", "accuracy", "left out", "failed", "wall_s")}
+        figures[name]["curves"] = {
+            task: {
+                basis: _curve([of], "corrupted")
+                | ({"kept": _curve([of], "kept")} if "kept" in of else {})
+                | {key: of[key] for key in ("same answer", "KL", "L0", "FVU")}
+                for basis, of in bases.items()
+            }
+            for task, bases in rows["curves"].items()
+        }
+    return figures
+
+
 def _keyed(rows: Mapping[str, Any], what: str) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
     """Readings of a kind by what they are of, seeds together."""
     found: dict[tuple[str, ...], list[Any]] = {}

@@ -59,6 +59,6 @@ TIERS = {
         suites=("demo", "sentences", "pure chain"),
     ),
     "cpu": Tier(
-        "cpu", Width(384, 8, 400, 512), Width(64, 1, 800, 256), range(5), n_prompts=32, n_graphs=6, l0s=(4, 32)
+        "cpu", Width(384, 8, 400, 512), Width(64, 1, 800, 256), range(5), n_prompts=24, n_graphs=6, l0s=(4, 32)
     ),
 }
