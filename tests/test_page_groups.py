@@ -140,13 +140,13 @@ def test_of_a_long_prompt_the_rest_is_shown_when_asked_for(chromium: Browser, tm
     with chromium.tab() as watched:
         tab = watched.open(tlc.save_page(graph, tmp_path / "long.html", nodes=1.0, edges=1.0))
         tokens = tab.get_by_role("group", name="Prompt: press a token to see only its nodes").get_by_role("button")
-        assert tokens.count() == 64
-        assert tab.evaluate("tlCircuitsPage.exposed.scene().layout.columns.filter(({ pos }) => pos >= 0).length") == 64
-        button(tab, "64 of 300 tokens: show all").click()
+        assert tokens.count() == 24
+        assert tab.evaluate("tlCircuitsPage.exposed.scene().layout.columns.filter(({ pos }) => pos >= 0).length") == 24
+        button(tab, "24 of 300 tokens: show all").click()
         assert tokens.count() == 300
         assert tab.evaluate("tlCircuitsPage.store.work.value.allTokens") is True
         button(tab, "All 300 tokens: show those that matter most").click()
-        assert tokens.count() == 64
+        assert tokens.count() == 24
 
 
 def test_connections_stand_by_size_sign_or_place(chromium: Browser, page: Path, graph: AttributionGraph) -> None:

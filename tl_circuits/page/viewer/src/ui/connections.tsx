@@ -4,7 +4,7 @@ import { levelOf } from "../view/layout.ts";
 import type { Link } from "../view/shown.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
-import { called, count, percent, signed } from "./words.ts";
+import { called, count, percent, signed, written } from "./words.ts";
 
 const FIRST = 14;
 
@@ -62,7 +62,7 @@ function Links({ title, links, end }: { title: string; links: Link[]; end: "sour
                 <span class="bar" style={{ width: `${(100 * Math.abs(link.weight)) / largest}%` }} aria-hidden="true" />
                 <span class={`glyph ${KINDS[graph.nodes.kind[other]]}`} aria-hidden="true" />
                 <span class="name">{called(graph, store.labels.value, other)}</span>
-                <code>{graph.names[other]}</code>
+                <code>{written(graph, store.labels.value, other)}</code>
                 <span class="figure">{signed(link.weight)}</span>
                 <span class="figure part">{counted(link) ? percent(link.share) : "const."}</span>
               </button>

@@ -121,6 +121,20 @@ export function drawBands(pen: Pen, { layout, view, width, height, colours }: Sc
     pen.lineTo(x, height);
   }
   pen.stroke();
+  // Tokens between these columns are left out.
+  pen.strokeStyle = colours.soft;
+  pen.globalAlpha = 0.5;
+  pen.setLineDash([2, 4]);
+  pen.beginPath();
+  layout.columns.slice(1).forEach((column, before) => {
+    if (layout.columns[before].pos < 0 || column.pos <= layout.columns[before].pos + 1) return;
+    const x = Math.round(column.x * view.k + view.x) + 0.5;
+    pen.moveTo(x, 0);
+    pen.lineTo(x, height);
+  });
+  pen.stroke();
+  pen.setLineDash([]);
+  pen.globalAlpha = 1;
 }
 
 /** Beyond so many links nobody tells dashes apart, and a browser takes long to draw them: colour alone, which is safe, says the sign. */
@@ -256,11 +270,6 @@ function drawAxes(pen: Pen, scene: Scene): void {
   }
   pen.textAlign = "center";
   pen.font = `12px ${colours.font}`;
-  pen.fillStyle = colours.soft;
-  layout.columns.slice(1).forEach((column, before) => {
-    // Tokens between these two are left out.
-    if (layout.columns[before].pos >= 0 && column.pos > layout.columns[before].pos + 1) pen.fillText("⋯", column.x * view.k + view.x, height - FOOT / 2);
-  });
   pen.fillStyle = colours.ink;
   for (const column of layout.columns) {
     const x = (column.x + column.width / 2) * view.k + view.x;
@@ -297,8 +306,9 @@ function drawLabels(pen: Pen, scene: Scene): void {
   for (const row of rows.sort((a, b) => rank(b) - rank(a)).slice(0, 4 * MOST_LABELS)) {
     if (drawn >= MOST_LABELS) break;
     const group = scene.grouped.get(row);
-    const text = short(visible(group ?? (labelOf(graph, scene.labels, row) || (strong(row) ? graph.names[row] : ""))).trim(), strong(row) ? 60 : 20);
-    if (!text) continue;
+    const said = group ?? labelOf(graph, scene.labels, row);
+    // What has no label goes by its layer and index: its position is where it stands.
+    const text = short(said.trim() ? visible(said).trim() : graph.names[row].split("@")[0], strong(row) ? 60 : 20);
     pen.font = `${group || graph.nodes.kind[row] === TARGET ? "600 " : ""}11px ${colours.font}`;
     const width = pen.measureText(text).width;
     const [x, y] = at(scene, row);

@@ -6,7 +6,7 @@ import { CardPane } from "./card_pane.tsx";
 import { Connections } from "./connections.tsx";
 import { useStore } from "./context.ts";
 import { groupRows, toggleMark, togglePin } from "./deeds.ts";
-import { called, percent, plain, where } from "./words.ts";
+import { called, percent, plain, where, written } from "./words.ts";
 
 /** One node: what it is called, its figures, what it does to the logits, and its connections. */
 export function NodePane() {
@@ -48,7 +48,7 @@ function Empty() {
             <button type="button" class="link" onClick={() => store.select(row)} onPointerEnter={() => (store.hovered.value = row)} onPointerLeave={() => (store.hovered.value = null)}>
               <span class="bar" style={{ width: `${100 * store.influence[row] / store.influence[top[0]]}%` }} aria-hidden="true" />
               <span class="name">{called(store.graph, store.labels.value, row)}</span>
-              <code>{store.graph.names[row]}</code>
+              <code>{written(store.graph, store.labels.value, row)}</code>
               <span class="figure">{percent(store.influence[row])}</span>
             </button>
           </li>

@@ -4,7 +4,7 @@ import { FEATURE, KINDS } from "../graph/graph.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { groupRows, pinAll } from "./deeds.ts";
-import { called, count, percent } from "./words.ts";
+import { called, count, percent, written } from "./words.ts";
 
 const MOST = 50;
 
@@ -96,7 +96,7 @@ export function SearchBox() {
                 <span class={`glyph ${KINDS[store.graph.nodes.kind[row]]}`} aria-hidden="true" />
                 <span class="name">{called(store.graph, store.labels.value, row)}</span>
                 {!onDisplay.has(row) && <small>hidden</small>}
-                <code>{store.graph.names[row]}</code>
+                <code>{written(store.graph, store.labels.value, row)}</code>
                 <span class="figure">{percent(store.influence[row])}</span>
               </li>
             ))}

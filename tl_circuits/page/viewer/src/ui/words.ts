@@ -34,6 +34,11 @@ export function called(graph: Graph, labels: ReadonlyMap<string, string>, row: n
   return `${KINDS[kind]}${graph.nodes.layer[row] >= 0 ? ` of layer ${graph.nodes.layer[row]}` : ""}`;
 }
 
+/** How a node is written, where that is not what it is called anyway. */
+export function written(graph: Graph, labels: ReadonlyMap<string, string>, row: number): string {
+  return called(graph, labels, row) === graph.names[row] ? "" : graph.names[row];
+}
+
 export function where(graph: Graph, row: number): string {
   const pos = graph.nodes.pos[row];
   return pos < 0 ? graph.names[row] : `${graph.names[row]} at “${visible(graph.tokens[pos])}”`;

@@ -1,6 +1,6 @@
 // Which nodes and edges are on display: what pruning kept, less what the filters hide.
 
-import { ERROR, TARGET, TOKEN, type Graph } from "../graph/graph.ts";
+import { ERROR, FEATURE, TARGET, TOKEN, type Graph } from "../graph/graph.ts";
 import { isConstant, type Cut } from "../graph/prune.ts";
 import type { Work } from "../state/work.ts";
 
@@ -27,22 +27,24 @@ export function shownRows(graph: Graph, work: Work, cut: Cut, density: (row: num
   return rows;
 }
 
-/** So many tokens are shown at once, unless a person asks for all. */
-export const MOST_TOKENS = 64;
+/** A prompt of more tokens is long: of it so many are shown at once, unless a person asks for all. */
+const LONG = 64;
+const MOST_TOKENS = 24;
 
-/** Of a long prompt, the positions with the most influence and those of pins and outputs; null where all are shown. */
+/** Of a long prompt, the positions whose features, and then whose other nodes, have the most influence, and those of pins and outputs; null where all are shown. */
 export function shownPositions(graph: Graph, work: Work, rows: readonly number[], influence: Float64Array): Set<number> | null {
-  if (work.allTokens || graph.tokens.length <= MOST_TOKENS) return null;
+  if (work.allTokens || graph.tokens.length <= LONG) return null;
   const weight = new Float64Array(graph.tokens.length);
+  const features = new Float64Array(graph.tokens.length);
   const always = new Set<number>([graph.tokens.length - 1, ...work.positions]);
   const pinned = new Set(work.pins);
   for (const row of rows) {
     const at = graph.nodes.pos[row];
     if (at < 0) always.add(at);
-    else weight[at] += influence[row];
+    else (graph.nodes.kind[row] === FEATURE ? features : weight)[at] += influence[row];
     if (graph.nodes.kind[row] === TARGET || pinned.has(graph.names[row])) always.add(at);
   }
-  const order = [...weight.keys()].sort((a, b) => weight[b] - weight[a] || a - b);
+  const order = [...weight.keys()].sort((a, b) => features[b] - features[a] || weight[b] - weight[a] || a - b);
   for (const at of order) if (always.size < MOST_TOKENS) always.add(at);
   return always;
 }
