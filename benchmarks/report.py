@@ -24,6 +24,7 @@ SCRIPTS = (
     "training_quality",
     "training_presets",
     "hop_collapse",
+    "circuits",
 )
 
 

@@ -175,6 +175,50 @@ def controls(result: Result) -> str:
     return _by_task(result, named, lambda of: _interval(of["cpr"]))
 
 
+PUBLISHED = (
+    # What, of which basis, as published, where and of what; and our figure by its section and name.
+    ("path length, CLT", "2.3", "Ameisen et al. 2025, 18 layers", ("graphs", "CLT", "path length")),
+    ("path length, PLT", "3.7", "the same", ("graphs", "PLT", "path length")),
+    ("replacement score, CLT", ".61", "the same, an example's table", ("graphs", "CLT", "replacement")),
+    ("replacement score, PLT", ".37", "the same", ("graphs", "PLT", "replacement")),
+    ("completeness, CLT", ".80", "the same", ("graphs", "CLT", "completeness")),
+    ("completeness, PLT", ".78", "the same", ("graphs", "PLT", "completeness")),
+    (
+        "Spearman of influence and ablation, CLT",
+        ".72",
+        "the same",
+        ("faithful", "CLT", "nodes.kl.influence.spearman"),
+    ),
+    (
+        "cosine one layer after a push, CLT",
+        "about .8",
+        "the same",
+        ("faithful", "CLT", "push.encoder.hop_1.replacement.residual_cosine"),
+    ),
+    (
+        "NMSE one layer after a push, CLT",
+        "about .4",
+        "the same",
+        ("faithful", "CLT", "push.encoder.hop_1.replacement.residual_nmse"),
+    ),
+)
+
+
+def published(result: Result) -> str:
+    """Published figures, each with ours beside it, of two tasks of the demo."""
+    found = result["figures"]["demo"]
+    rows = []
+    for what, said, where, (section, basis, name) in PUBLISHED:
+        ours = [_interval(found[section].get(f"{task} | {basis}", {}).get(name, {})) for task in found["curves"]]
+        rows.append((what, said, where, *ours))
+    mib = "MIB, IOI on GPT-2, as entries to it quote it"
+    for scorer, cpr, cmd in (("eap", "1.20", ".03"), ("eap-ig", "1.85", ".03")):
+        for name, said in (("cpr_linear", cpr), ("cmd_linear", cmd)):
+            ours = [_interval(found["edges"][task][scorer][name]) for task in found["curves"]]
+            rows.append((f"{scorer.upper()}, {name[:3].upper()} over the share of edges", said, mib, *ours))
+    return _table(("figure", "published", "of what", *(f"ours, {task}" for task in found["curves"])), rows)
+
+
 def costs(result: Result) -> str:
     """What dictionaries of the demo took."""
     rows = [
@@ -199,6 +243,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "errors": errors,
     "scorers": scorers,
     "edges": edges,
+    "published": published,
     "graphs": graphs,
     "graph-edges": graph_edges,
     "planted": planted,
