@@ -1,5 +1,6 @@
 """Feature cards on the page, in a real browser: all of a card is there, and whatever is in it is text."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import tl_circuits as tlc
 from tests.browser import AXE, CHROMIUM, NO_AXE, NO_BROWSER, Browser, browser
 from tests.graphs import HOSTILE, chain
 from tests.test_page import unpacked
-from tests.test_page_browser import serious
+from tests.test_page_browser import button, serious
 from tl_circuits.features import Example, FeatureCard, FeatureCards, Histogram, Interval, OperandGrid
 from tl_circuits.page.card import cards_of
 from tl_circuits.page.document import document
@@ -77,7 +78,7 @@ def test_a_node_shows_its_whole_card(chromium: Browser, tmp_path: Path) -> None:
             assert said in text, said
         assert shown.get_by_role("img", name="Histogram of its activations").locator("rect").count() == 2
         assert shown.locator("mark.peak").first.inner_text() == "las"
-        shown.locator("summary").click()
+        shown.get_by_role("button", name="More of the card").click()
         assert "quantiles 0 to 1" in shown.inner_text()
         plot = shown.get_by_role("img", name="Active on 2 of 4 prompts “{a}+{b}=”, at most 4.00")
         opacity = "it => [...it.getContext('2d').getImageData(0, 0, 2, 2).data].filter((_, at) => at % 4 === 3)"
@@ -99,7 +100,7 @@ def test_hostile_words_of_a_card_are_words(chromium: Browser, tmp_path: Path) ->
         tab = watched.open(page)
         tab.evaluate("tlCircuitsPage.store.select(tlCircuitsPage.store.graph.names.indexOf('L0/5@0'))")
         shown = tab.get_by_role("region", name="Feature card")
-        shown.locator("summary").click()
+        shown.get_by_role("button", name="More of the card").click()
         for word in (HOSTILE[0], HOSTILE[1], HOSTILE[6]):
             assert word in shown.inner_text()
         assert tab.evaluate("document.querySelectorAll('img, script:not([type])').length") == 1
@@ -115,5 +116,28 @@ def test_axe_finds_nothing_serious_on_a_card(chromium: Browser, tmp_path: Path, 
         tab = watched.open(page)
         tab.evaluate(AXE.read_text(encoding="utf-8"))
         tab.evaluate("tlCircuitsPage.store.select(tlCircuitsPage.store.graph.names.indexOf('L0/5@0'))")
-        tab.locator("section.card summary").click()
+        button(tab, "More of the card").click()
         assert not serious(watched)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_card_shows_little_until_more_is_asked_for_and_connections_stay_in_sight(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    one = card()
+    examples = tuple(dataclasses.replace(one.top[0], prompt=number) for number in range(9))
+    effects = tuple((f" word{number}", 1.0) for number in range(9))
+    full = dataclasses.replace(one, top=examples, top_logits=effects)
+    page = tlc.save_page(chain(), tmp_path / "page.html", cards=FeatureCards.of([full]))
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.evaluate("tlCircuitsPage.store.select(tlCircuitsPage.store.graph.names.indexOf('L0/5@0'))")
+        shown = tab.get_by_role("region", name="Feature card")
+        says = shown.locator(".logits > div").first.locator("li")
+        assert (shown.locator(".example").count(), says.count()) == (3, 5)
+        shown.get_by_role("button", name="More of the card").click()
+        n_drawn = sum(len(interval.examples) for interval in full.intervals)
+        assert (shown.locator(".example").count(), says.count()) == (9 + n_drawn, 9)
+        shown.get_by_role("button", name="Less of the card").click()
+        assert shown.locator(".example").count() == 3

@@ -161,7 +161,7 @@ export function createStore(graph: Graph, page: PageData): Store {
       selected.value = row;
     },
     say(text) {
-      saying.value = visible(text);
+      saying.value = text && visible(text);
     },
   };
 }

@@ -1,44 +1,62 @@
+import { signal } from "@preact/signals";
 import { visible } from "../graph/graph.ts";
 import type { Card, Effect, Example, OperandGrid } from "../state/page.ts";
+import { Button } from "./button.tsx";
 import { count, percent, plain, signed } from "./words.ts";
+
+/** Whether cards are shown whole, or so much of them that connections stay in sight. */
+const whole = signal(false);
+const FEW = { tokens: 5, read: 4, examples: 3 };
+const ALL = { tokens: 12, read: 12, examples: 12 };
 
 /** What is known of a feature beyond the graph. `activation` is that of the node which is selected. */
 export function CardPane({ card, activation }: { card: Card; activation: number }) {
+  const most = whole.value ? ALL : FEW;
   return (
     <section class="card" aria-label="Feature card">
       {card.histogram && <Bars histogram={card.histogram} card={card} activation={activation} />}
       {(card.top_logits?.length || card.bottom_logits?.length) && (
         <div class="logits">
-          <Effects title="Says" effects={card.top_logits ?? []} />
-          <Effects title="Speaks against" effects={card.bottom_logits ?? []} />
+          <Effects title="Says" effects={(card.top_logits ?? []).slice(0, most.tokens)} />
+          <Effects title="Speaks against" effects={(card.bottom_logits ?? []).slice(0, most.tokens)} />
         </div>
       )}
       {!!card.embeddings?.length && (
         <div>
           <h3>Reads the embeddings of</h3>
           <p class="chips">
-            {card.embeddings.slice(0, 8).map(([token, value], at) => (
+            {card.embeddings.slice(0, most.read).map(([token, value], at) => (
               <code class="chip" key={at}>{visible(token)}{value !== null && <span>{signed(value)}</span>}</code>
             ))}
           </p>
         </div>
       )}
       {card.operands && <Operands grid={card.operands} />}
-      {!!card.examples?.length && <h3>Fires most on</h3>}
-      {card.examples?.slice(0, 8).map((example, at) => <Text example={example} most={card.maximum} key={at} />)}
-      {!!card.intervals?.length && (
-        <details>
-          <summary>Drawn from all its activations</summary>
+      {!!card.examples?.length && (
+        <div class="examples">
+          <h3>Fires most on</h3>
+          {card.examples.slice(0, most.examples).map((example, at) => <Text example={example} most={card.maximum} key={at} />)}
+        </div>
+      )}
+      {whole.value && !!card.intervals?.length && (
+        <div class="intervals">
+          <h3>Drawn from all its activations</h3>
           {card.intervals.map((interval, at) => (
             <div key={at}>
               <h4>{visible(interval.name)}</h4>
               {interval.examples.map((example, place) => <Text example={example} most={card.maximum} key={place} />)}
             </div>
           ))}
-        </details>
+        </div>
       )}
+      {(whole.value || hasMore(card)) && <Button quiet onClick={() => (whole.value = !whole.value)}>{whole.value ? "Less of the card" : "More of the card"}</Button>}
     </section>
   );
+}
+
+function hasMore(card: Card): boolean {
+  const tokens = [card.top_logits, card.bottom_logits].some((found) => (found?.length ?? 0) > FEW.tokens);
+  return tokens || (card.embeddings?.length ?? 0) > FEW.read || (card.examples?.length ?? 0) > FEW.examples || !!card.intervals?.length;
 }
 
 function Effects({ title, effects }: { title: string; effects: Effect[] }) {
@@ -46,7 +64,7 @@ function Effects({ title, effects }: { title: string; effects: Effect[] }) {
     <div>
       <h3>{title}</h3>
       <ul>
-        {effects.slice(0, 8).map(([token, value], at) => (
+        {effects.map(([token, value], at) => (
           <li key={at}>
             <code>{visible(token)}</code> {value !== null && <span class={value < 0 ? "negative" : "positive"}>{signed(value)}</span>}
           </li>

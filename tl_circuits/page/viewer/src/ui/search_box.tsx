@@ -47,7 +47,7 @@ export function SearchBox() {
         aria-autocomplete="list"
         aria-activedescendant={showing && shown.length ? `found-${active.value}` : undefined}
         aria-label="Search labels, tokens and node names"
-        placeholder="Search labels, tokens, L2/623   /"
+        placeholder="Search words, L2/623   /"
         autocomplete="off"
         spellcheck={false}
         value={store.query.value}
