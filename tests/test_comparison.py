@@ -297,6 +297,7 @@ def test_a_wrong_circuit_is_worse_by_every_measure() -> None:
     assert best.cpr > worst.cpr + 0.1
     assert best.cpr_linear > worst.cpr_linear + 0.1
     assert best.cmd < worst.cmd - 0.1
+    assert best.cmd_linear < worst.cmd_linear - 0.1
     assert (worst.k80 or 10**9) > (best.k80 or 10**9)
     assert (worst.kc20 or 10**9) > (best.kc20 or 10**9)
     assert float(best.accuracy.mean()) > float(worst.accuracy.mean())
@@ -332,6 +333,66 @@ def test_saes_of_saelens_are_a_basis() -> None:
     torch.testing.assert_close(curve.empty, same.empty, atol=1e-9, rtol=0)
 
 
+# Tasks
+
+
+@pytest.fixture(scope="module")
+def demo() -> tuple[Any, tlc.CrossLayerTranscoder]:
+    return tlc.demo("hooked")
+
+
+def question(city: str) -> str:
+    return f"the capital of the state containing {city} is"
+
+
+def test_a_task_of_texts_is_that_of_their_tokens(demo: Any) -> None:
+    model, _ = demo
+    asked = Task.of(model, [(question("Dallas"), question("Oakland"), " Austin", " Sacramento")], "capitals")
+    torch.testing.assert_close(asked.clean, model.to_tokens(question("Dallas")))
+    torch.testing.assert_close(asked.corrupted, model.to_tokens(question("Oakland")))
+    logits = model(asked.clean)[:, -1].double()
+    ids = [model.tokenizer.convert_tokens_to_ids(f" {name}") for name in ("Austin", "Sacramento")]
+    torch.testing.assert_close(asked.measure(logits), logits[:, ids[0]] - logits[:, ids[1]])
+    assert float(asked.measure(logits)) > 0
+
+
+def test_where_several_answers_are_right_their_probabilities_count() -> None:
+    contrast = torch.zeros(3, models.D_VOCAB)
+    contrast[:, [4, 5]], contrast[:, [6]] = 1, -1
+    answers = torch.tensor([4, 5, 4])
+    asked = Task("x", CLEAN, CORRUPTED, answers, torch.tensor([6, 6, 6]), contrast)
+    logits = torch.randn(3, models.D_VOCAB, dtype=torch.float64)
+    likely = logits.softmax(-1)
+    torch.testing.assert_close(asked.measure(logits), likely[:, 4] + likely[:, 5] - likely[:, 6])
+    torch.testing.assert_close(asked.part([1]).measure(logits[1:2]), asked.measure(logits)[1:2])
+
+
+def test_prompts_that_are_no_pairs_are_refused(demo: Any) -> None:
+    model, _ = demo
+    pair = (question("Dallas"), question("Oakland"), " Austin", " Sacramento")
+    with refusal(PromptError, "has 10 tokens, but '36\\+59=' 7", "prompts of one length"):
+        Task.of(model, [pair, ("36+59=", "36+49=", "9", "8")])
+    with refusal(PromptError, "Task 'none' has no prompts: give at least one"):
+        Task.of(model, [], "none")
+    with refusal(tlc.TargetError, "'Austin Denver' is not one token of this vocabulary"):
+        Task.of(model, [(*pair[:2], "Austin Denver", " Sacramento")])
+
+
+def test_units_drawn_at_random_are_those_that_differ_and_a_worse_circuit() -> None:
+    made, asked = planted()
+    basis = Basis.features(made.model, made.transcoder)
+    found = scores(made.model, basis, asked, "random", seed=3)
+    for part, again, other in zip(
+        found,
+        scores(made.model, basis, asked, "random", seed=3),
+        scores(made.model, basis, asked, "random"),
+        strict=True,
+    ):
+        torch.testing.assert_close(part, again)
+        assert not torch.equal(part, other)
+    assert sum(int((part[0] > 0).sum()) for part in found) == 4
+
+
 # What is refused
 
 
@@ -353,6 +414,8 @@ def test_settings_that_are_none_are_refused() -> None:
     ):
         with refusal(SettingError, says):
             circuit_curve(model, basis, asked, **{"scorer": "ig-inputs", **options})
+    with refusal(SettingError, "neurons are no transcoder's features: score them by 'ig-inputs'"):
+        scores(model, basis, asked, "influence")
 
 
 def test_a_task_that_the_model_cannot_do_is_refused() -> None:
