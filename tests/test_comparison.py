@@ -350,7 +350,7 @@ def test_a_task_of_texts_is_that_of_their_tokens(demo: Any) -> None:
     asked = Task.of(model, [(question("Dallas"), question("Oakland"), " Austin", " Sacramento")], "capitals")
     torch.testing.assert_close(asked.clean, model.to_tokens(question("Dallas")))
     torch.testing.assert_close(asked.corrupted, model.to_tokens(question("Oakland")))
-    logits = model(asked.clean)[:, -1].double()
+    logits = model(asked.clean)[:, -1].double().detach()
     ids = [model.tokenizer.convert_tokens_to_ids(f" {name}") for name in ("Austin", "Sacramento")]
     torch.testing.assert_close(asked.measure(logits), logits[:, ids[0]] - logits[:, ids[1]])
     assert float(asked.measure(logits)) > 0
