@@ -1,9 +1,6 @@
 """`tl-circuits cards`: what it reads, writes and says, and what it refuses; and cards on `tl-circuits page`."""
 
-import base64
-import gzip
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,8 @@ import pytest
 import tl_circuits as tlc
 from tests.graphs import random_graph
 from tests.test_command_line import TEXT, folders, run
-from tl_circuits.features import FeatureCard, FeatureCards, Operands, load_cards, shared_tokens
+from tests.test_page import unpacked
+from tl_circuits.features import Example, FeatureCard, FeatureCards, Operands, load_cards, shared_tokens
 
 assert folders  # A fixture: pytest finds it by this name.
 
@@ -118,6 +116,14 @@ def test_labels_of_a_file_go_before_those_of_the_cards(tmp_path: Path) -> None:
     assert load_cards(out)[0, 2].label != "lone star"
 
 
+def test_a_shared_token_names_only_what_has_no_label(tmp_path: Path) -> None:
+    example = Example((" in", " Texas"), (0.0, 2.0), 1)
+    cards = [FeatureCard(0, 1, label="mine", top=(example,)), FeatureCard(0, 2, top=(example,)), FeatureCard(0, 3)]
+    path, out = FeatureCards.of(cards).save(tmp_path / "some.cards"), tmp_path / "out.cards"
+    printed(str(out), "--from", str(path), "--shared-labels")
+    assert load_cards(out).labels() == {(0, 1): "mine", (0, 2): '"Texas", 100% of the time'}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -147,20 +153,19 @@ def test_a_place_that_is_none_is_told_before_anything_is_read(tmp_path: Path) ->
     assert "give the name of a file in a folder that exists" in result.stderr
 
 
-def beside(page: Path) -> dict[str, Any]:
-    packed = re.search(r'id="page-data">([^<]*)<', page.read_text(encoding="utf-8"))
-    assert packed is not None
-    return json.loads(gzip.decompress(base64.b64decode(packed[1])))
-
-
 def test_cards_go_onto_a_page_with_their_labels(tmp_path: Path) -> None:
     graph = random_graph(3, n_features=9)
-    first, second = [(feature.layer, feature.index) for feature in graph.nodes.features()][:2]
+    first, second = list(dict.fromkeys((feature.layer, feature.index) for feature in graph.nodes.features()))[:2]
     graph.with_labels({first: "mine"}).save(tmp_path / "some.graph")
     cards = [FeatureCard(*key, label=f"of a card {key}", density=0.5) for key in {first, second}]
     FeatureCards.of([*cards, FeatureCard(40, 40)]).save(tmp_path / "some.cards")
     result = run("page", str(tmp_path / "some.graph"), "--cards", str(tmp_path / "some.cards"), "--json")
     assert result.exit_code == 0, result.output
-    shown = beside(tmp_path / "some.html")["cards"]
+    shown = json.loads(unpacked((tmp_path / "some.html").read_text(encoding="utf-8"), "page-data"))["cards"]
     assert set(shown) == {f"{layer}/{index}" for layer, index in {first, second}}
     assert shown["/".join(map(str, first))]["density"] == 0.5
+    packed = tmp_path / "packed.graph"
+    packed.write_bytes(unpacked((tmp_path / "some.html").read_text(encoding="utf-8"), "graph-data"))
+    labels = tlc.load_graph(packed).labels
+    assert labels[first] == "mine"
+    assert all(labels[key] == f"of a card {key}" for key in {second} - {first})
