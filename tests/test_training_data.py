@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.test_training_run import SHORT as LONGER
 from tests.test_training_run import Words, close, model, same, tokens
 from tl_circuits.errors import _SAID, FileError, FitError, PromptError, SettingError, TLCircuitsWarning
 from tl_circuits.harvest import ActivationCache, Pairs, Prompts, cache, collect, passes
-from tl_circuits.training import train
+from tl_circuits.training import source, train
 
 SHORT = replace(LONGER, steps=4)
 READ, WRITE = SHORT.read, SHORT.write
@@ -168,6 +169,36 @@ def test_a_run_from_a_cache_is_the_run_without_one(tmp_path: Path) -> None:
         assert same(*found)
         # Blocks run through the model in other batches, whose sums round differently.
         assert close(plain, found[0], bound)
+
+
+def test_a_block_is_let_go_before_the_next_is_harvested_and_the_sample_holds_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[Any] = []
+
+    def counting(*given: Any) -> Pairs:
+        assert all(rows() is None for rows in held)
+        found = collect(*given)
+        held.append(weakref.ref(found.reads))
+        return found
+
+    monkeypatch.setattr(source, "collect", counting)
+    train(model(), tokens(), replace(LONGER, buffer_tokens=64))
+    assert len(held) == 6
+
+
+def test_a_sample_is_bounded_by_bytes() -> None:
+    assert source.sampled_tokens(4, 128) == 40_000
+    assert source.sampled_tokens(12, 768) == 2**29 // (8 * 12 * 768)
+    assert source.sampled_tokens(80, 8192) == 1024
+
+
+def test_more_tokens_than_can_be_drawn_from_at_once_come_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "MOST_HELD", 100)
+    own = Prompts.of(model(), tokens())
+    found = source.source(model(), source.Data(own, own.kept, None), replace(SHORT, buffer_tokens=10**9))
+    assert isinstance(found, source._Streamed)
+    assert found.batch(0).reads.shape == (3, 32, 16)
 
 
 def test_blocks_of_a_cache_are_read_ahead_by_one_thread_that_ends_with_the_run(

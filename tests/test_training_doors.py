@@ -128,17 +128,40 @@ def test_a_plan_says_that_fine_tuning_comes_after_it() -> None:
 
 
 def test_a_plan_of_what_does_not_fit_names_a_width_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = SimpleNamespace(available=10_000_000)
+    free = SimpleNamespace(available=100_000_000)
     monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     wide = plan(model(), replace(SHORT, features=10**6), 100)
     assert not wide.fits
     assert f"features={wide.widest} would" in str(wide.__rich__())
-    with pytest.raises(SettingError, match=f"10.0 MB are free: give features={wide.widest} or fewer"):
+    with pytest.raises(SettingError, match=f"100 MB are free: give features={wide.widest} or fewer"):
         wide.refuse_what_does_not_fit()
     assert plan(model(), replace(SHORT, features=wide.widest), 100).fits
     assert not plan(model(), replace(SHORT, features=wide.widest + 1), 100).fits
     free.available = 1000
     assert "no width would" in plan(model(), SHORT, 100).verdict
+
+
+def test_a_plan_counts_what_fine_tuning_needs_and_says_what_would_make_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = replace(SHORT, finetune_steps=2, finetune_prompts=96)
+    long, short = (plan(model(), told, 100, width=width) for width in (16, 4))
+    assert long.finetune_memory > short.finetune_memory > short.memory
+    assert long.finetune_tokens == 96 * 16
+    assert plan(model(), told, 100, n_replicas=2).finetune_memory < long.finetune_memory
+    assert plan(model(), SHORT, 100).finetune_memory == 0
+    free = SimpleNamespace(available=long.memory + 1000)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    found = plan(model(), told, 100, width=16)
+    assert not found.fits
+    assert "fewer finetune_prompts would" in found.verdict
+    with pytest.raises(SettingError, match=r"prompts of up to 1536 tokens together needs .* MB, and .* are free: give"):
+        found.refuse_what_does_not_fit()
+
+
+def test_a_plan_grows_by_what_more_is_kept_for_the_backward_pass() -> None:
+    usual = plan(model(), SHORT, 100).memory
+    assert plan(model(), replace(SHORT, charge="direction"), 100).memory > usual
+    assert plan(model(), replace(SHORT, working_dtype="bfloat16"), 100).memory > usual
+    assert plan(model(), SHORT, 100, n_replicas=2).memory < usual
 
 
 def test_the_units_of_a_plan_follow_its_size() -> None:

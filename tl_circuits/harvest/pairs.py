@@ -57,30 +57,44 @@ def collect(
         )
     sites = Sites.of(model, read, write).sites
     named = torch.arange(len(tokens)) if numbers is None else numbers
-    reads: list[list[Tensor]] = [[] for _ in sites]
-    writes: list[list[Tensor]] = [[] for _ in sites]
+    reads, writes = (_Side(len(sites), int(kept.sum())) for _ in range(2))
+    first = 0
     for part in passes(tokens.shape, len(sites), model.cfg.d_model):
         functions: dict[Tap, Callable[[Tensor], None]] = {}
         for site in sites:
-            for tap, parts, does in ((site.read, reads, "reads"), (site.write, writes, "writes")):
+            for tap, side, does in ((site.read, reads, "reads"), (site.write, writes, "writes")):
                 what = f"what the MLP of layer {site.layer} {does}"
-                functions[tap] = _append(parts[site.layer], kept[part], named[part], what)
+                functions[tap] = _put(side, site.layer, first, kept[part], named[part], what)
         run_to(model, tokens[part], functions, sites[-1].write)
-    stacked = [torch.stack([torch.cat(parts) for parts in side]) for side in (reads, writes)]
-    return Pairs(*stacked, prompt=kept.nonzero()[:, 0])
+        first += int(kept[part].sum())
+    return Pairs(reads.rows, writes.rows, prompt=kept.nonzero()[:, 0])
 
 
-def _append(parts: list[Tensor], keep: Tensor, numbers: Tensor, what: str) -> Callable[[Tensor], None]:
-    def append(x: Tensor) -> None:
+class _Side:
+    """What all layers read, or write, laid out once: putting parts together would hold it twice."""
+
+    rows: Tensor
+
+    def __init__(self, n_layers: int, n_tokens: int) -> None:
+        self._shape = (n_layers, n_tokens)
+
+    def put(self, layer: int, first: int, rows: Tensor) -> None:
+        if not hasattr(self, "rows"):
+            self.rows = rows.new_empty(*self._shape, rows.shape[1])
+        self.rows[layer, first : first + len(rows)] = rows
+
+
+def _put(side: _Side, layer: int, first: int, keep: Tensor, numbers: Tensor, what: str) -> Callable[[Tensor], None]:
+    def put(x: Tensor) -> None:
         kept = x[keep].float()
         finite = kept.isfinite()
         if not bool(finite.all()):
-            first = int(numbers[keep.nonzero()[:, 0]][(~finite).any(1).nonzero()[0, 0]])
+            prompt = int(numbers[keep.nonzero()[:, 0]][(~finite).any(1).nonzero()[0, 0]])
             raise FitError(
                 f"{int((~finite).sum())} NaN or infinite numbers are in {what}, in the batch of {len(keep)} prompts "
-                f"that begins with prompt {int(numbers[0])}, first in prompt {first}: run the model in float32, or "
+                f"that begins with prompt {int(numbers[0])}, first in prompt {prompt}: run the model in float32, or "
                 "leave such prompts out."
             )
-        parts.append(kept)
+        side.put(layer, first, kept)
 
-    return append
+    return put

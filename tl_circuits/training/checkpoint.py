@@ -184,7 +184,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch.touch()
         mode = scratch.stat().st_mode
-        save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, scratch)
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, scratch)
         # safetensors makes files that only their owner may read; a checkpoint is a file like any other.
         scratch.chmod(mode)
         _settle(scratch, path)

@@ -71,9 +71,11 @@ class Optimizer:
                 self._adam_of(name).state[parameter] = {part: tensor.clone() for part, tensor in parts.items()}  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """Takes its hooks off the parameters."""
+        """Takes its hooks off the parameters, and lets go of the moments."""
         for handle in self._handles:
             handle.remove()
+        for adam in self._adams:
+            adam.state.clear()
 
     def _update(self, adam: torch.optim.Adam) -> None:
         # The fused update divides gradients by this on its way, which saves a pass over all of them.

@@ -3,7 +3,7 @@
 import math
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,19 @@ import psutil
 from tl_circuits.errors import FileError, FitError, SettingError
 from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
-from tl_circuits.harvest.pairs import tokens_of_pass
 from tl_circuits.sites import Model
+from tl_circuits.training.needs import (
+    bytes_of_data,
+    bytes_of_pass,
+    is_streamed,
+    need_of_finetuning,
+    need_of_fit,
+    parameters_of,
+)
 from tl_circuits.training.pace import pace_of
 from tl_circuits.training.settings import TrainingSettings
-from tl_circuits.training.source import held_tokens
-from tl_circuits.training.weights import Architecture
 from tl_circuits.transcoder import CrossLayerTranscoder
 
-# float32 weights, two moments, and a gradient where it is held.
-COPIES, COPIES_IN_LOW_MEMORY = 4, 3
 # A checkpoint has weights and two moments; two are kept while a third is written.
 CHECKPOINTS = 3
 # How many features are on per token and layer, where nothing is set that says it.
@@ -63,7 +66,8 @@ class TrainingPlan:
 
     `sparse_seconds` are of steps at `l0` features on per token and layer, `dense_seconds` of their matrix products
     alone: a run that starts dense and becomes sparse takes something between. `harvest_seconds` are of running the
-    model over the data. `finetune_steps` come after `steps`; none of these seconds are of them.
+    model over the data. `finetune_steps` come after `steps`; none of these seconds are of them, and they need
+    `finetune_memory`, of whole prompts with `finetune_tokens` tokens together.
     `widest` is the number of features that would fit in memory, all else alike.
     """
 
@@ -80,12 +84,14 @@ class TrainingPlan:
     sparse_seconds: float
     dense_seconds: float
     finetune_steps: int
+    finetune_memory: int
+    finetune_tokens: int
     widest: int
 
     @property
     def fits(self) -> bool:
         """Whether the run fits in memory and on its disks, so that `train` begins it."""
-        return self.memory <= self.available and all(disk.fits for disk in self.disks)
+        return max(self.memory, self.finetune_memory) <= self.available and all(disk.fits for disk in self.disks)
 
     def refuse_what_does_not_fit(self) -> None:
         """Raises `SettingError` where the run needs more than there is, of memory with a width that would fit."""
@@ -95,6 +101,13 @@ class TrainingPlan:
                 f"{self.parameters / 1e6:.0f} million parameters need {in_units(self.memory)} in each process, and "
                 f"{in_units(self.available)} are free: give {narrower}a smaller span, low_memory=True, or more "
                 "processes."
+            )
+        if self.finetune_memory > self.available:
+            narrower = f", features={self.widest} or fewer" if self.widest else ""
+            raise SettingError(
+                f"Fine-tuning on prompts of up to {self.finetune_tokens} tokens together needs "
+                f"{in_units(self.finetune_memory)}, and {in_units(self.available)} are free: give fewer "
+                f"finetune_prompts, a smaller context{narrower}, or finetune_steps=0."
             )
         for disk in self.disks:
             disk.refuse_what_does_not_fit()
@@ -110,6 +123,8 @@ class TrainingPlan:
         if self.memory > self.available:
             would = f"features={self.widest} would" if self.widest else "no width would: see batch_tokens and the data"
             return f"does not fit in memory; {would}"
+        if self.finetune_memory > self.available:
+            return "fits in memory until it is fine-tuned; fewer finetune_prompts would, or a smaller context"
         short = [disk.what.lower() for disk in self.disks if not disk.fits]
         return f"does not fit on the disk: {' and '.join(short)}" if short else "fits"
 
@@ -131,7 +146,8 @@ class TrainingPlan:
             )
         if self.finetune_steps:
             lines.append(
-                f"{self.finetune_steps} steps of fine-tuning come after these, which take time that is not told"
+                f"{self.finetune_steps} steps of fine-tuning come after these, in {in_units(self.finetune_memory)} of "
+                "memory; they take time that is not told"
             )
         return "\n".join(lines)
 
@@ -169,31 +185,36 @@ def plan(
     n_tokens: int,
     *,
     n_shards: int = 1,
+    n_replicas: int = 1,
+    width: int | None = None,
     folder: str | Path | None = None,
     cache: str | Path | None = None,
     measure: bool = False,
 ) -> TrainingPlan:
     """What training on so many tokens of the model's takes. With `measure`, a little of it is done to tell the time.
 
+    `width` is the length of the longest prompt (default: `context`, or the model's). Of several processes, `n_shards`
+    share the features, and each batch's tokens are shared by `n_replicas`.
+
     Raises what `train` raises for a model and settings that it refuses, but not for what does not fit.
     """
     check_asked(model, settings, cache)
     n_tokens, n_shards = number("plan", "n_tokens", n_tokens), number("plan", "n_shards", n_shards)
+    n_replicas = number("plan", "n_replicas", n_replicas)
+    longest = min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
+    longest = longest if width is None else number("plan", "width", width)
     where = [None if path is None else file_name(path) for path in (folder, cache)]
     n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
     shape = settings.architecture(n_layers, d_model)
     mine = -(-settings.features // n_shards)
-    room = held_tokens(settings, n_layers, d_model)
-    streamed = n_tokens > room
-    # While it is harvested or shuffled it is there twice; from a cache, the next block is there too.
-    blocks = 3 if streamed and cache is not None else 2
-    held = blocks * 8 * n_layers * d_model * min(n_tokens, room) + 9 * n_tokens
-    each, others = _parameters(shape)
-    copies = COPIES_IN_LOW_MEMORY if settings.low_memory else COPIES
-    # Pre-activations, activations and their gradients of every layer, dense.
-    per_feature = 4 * copies * each + 16 * settings.batch_tokens * n_layers
-    beside = 4 * copies * others + held + _passing(model, settings, n_tokens)
-    beside += 24 * settings.batch_tokens * n_layers * d_model
+    streamed = is_streamed(settings, n_layers, d_model, n_tokens)
+    held = bytes_of_data(settings, n_layers, d_model, n_tokens, cache is not None)
+    stages = [need_of_fit(shape, settings, n_replicas)]
+    if settings.finetune_steps:
+        stages.append(need_of_finetuning(model, shape, settings, longest, n_replicas))
+    passing = held + bytes_of_pass(model, longest, n_tokens)
+    stages = [replace(stage, beside=stage.beside + passing) for stage in stages]
+    each, others = parameters_of(shape)
     available = psutil.virtual_memory().available
     parameters = mine * each + others
     checkpoint = CHECKPOINTS * 12 * parameters * n_shards
@@ -208,7 +229,7 @@ def plan(
     seconds = _seconds(model, settings, mine, l0, harvested) if measure else (nan, nan, nan)
     return TrainingPlan(
         parameters,
-        mine * per_feature + beside,
+        stages[0].of(mine),
         available,
         held,
         checkpoint,
@@ -218,23 +239,10 @@ def plan(
         tuple(_disk(what, path, needed, pattern) for what, path, needed, pattern in needs if path is not None),
         *seconds,
         settings.finetune_steps,
-        max(0, available - beside) // per_feature * n_shards,
+        stages[-1].of(mine) if settings.finetune_steps else 0,
+        settings.finetune_prompts * longest,
+        min(stage.widest(available) for stage in stages) * n_shards,
     )
-
-
-def _parameters(shape: Architecture) -> tuple[int, int]:
-    """Parameters of a feature in every layer, and those that are there however many features there are."""
-    tables = len({shape.table(*pair) for pair in shape.pairs})
-    d_model, n_layers = shape.d_model, shape.n_layers
-    return n_layers * (d_model + 2) + tables * d_model, n_layers * d_model * (1 + d_model * shape.skip)
-
-
-def _passing(model: Model, settings: TrainingSettings, n_tokens: int) -> int:
-    """What the model takes in a pass over prompts: inside MLPs, and scores and patterns of one attention layer."""
-    n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
-    width = min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
-    inside = 4 * (model.cfg.d_mlp or 4 * d_model) + 8 * d_model + 2 * model.cfg.n_heads * width
-    return 4 * min(n_tokens, tokens_of_pass(n_layers, d_model)) * inside
 
 
 def _seconds(

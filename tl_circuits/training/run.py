@@ -123,6 +123,7 @@ class Run:
         self.step += 1
         return done
 
+    @torch.no_grad()
     def transcoder(self) -> CrossLayerTranscoder:
         """What has been trained so far, folded into the model's units, with the features of all shards."""
         weights, settings = self.weights, self.settings

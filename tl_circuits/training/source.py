@@ -22,7 +22,8 @@ from tl_circuits.training.settings import TrainingSettings
 HELD_BYTES = 2**30
 # torch.multinomial draws among fewer than 2^24.
 MOST_HELD = 2**23
-SAMPLE = 40_000
+SAMPLE, SAMPLE_BYTES = 40_000, 2**29
+"""Of so many tokens, or so many bytes of them, are units and thresholds taken."""
 
 
 def seeded(seed: int, step: int) -> torch.Generator:
@@ -74,7 +75,12 @@ def source(model: Model, data: Data, settings: TrainingSettings, cache: Activati
 
 def held_tokens(settings: TrainingSettings, n_layers: int, d_model: int) -> int:
     """How many tokens are held at most."""
-    return settings.buffer_tokens or min(MOST_HELD, HELD_BYTES // (8 * n_layers * d_model))
+    return min(MOST_HELD, settings.buffer_tokens or HELD_BYTES // (8 * n_layers * d_model))
+
+
+def sampled_tokens(n_layers: int, d_model: int) -> int:
+    """How many tokens are sampled at most."""
+    return min(SAMPLE, max(1024, SAMPLE_BYTES // (8 * n_layers * d_model)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +119,8 @@ class _Held(Source):
         self._settings = settings
         self._pairs = harvest.on_its_device(harvest.all())
         self._weights = data.prompt_weights[self._pairs.prompt]
-        self.sample = self._drawn(SAMPLE, seeded(settings.seed, -1))
+        n_layers, _, d_model = self._pairs.reads.shape
+        self.sample = self._drawn(sampled_tokens(n_layers, d_model), seeded(settings.seed, -1))
 
     def batch(self, step: int) -> Pairs:
         return self._drawn(self._settings.batch_tokens, seeded(self._settings.seed, step))
@@ -130,8 +137,8 @@ class _Streamed(Source):
         self._ahead = _Ahead(self._load) if harvest.cache is not None else None
         self._restart()
         self._hold()
-        held, n = self._held, min(SAMPLE, self._held.reads.shape[1])
-        self.sample = harvest.on_its_device(Pairs(held.reads[:, :n], held.writes[:, :n], held.prompt[:n]))
+        n_layers, _, d_model = self._held.reads.shape
+        self.sample = self._rows(slice(sampled_tokens(n_layers, d_model)))
 
     def batch(self, step: int) -> Pairs:
         if step < self._first:
@@ -141,9 +148,7 @@ class _Streamed(Source):
             self._next.append(next(self._blocks))
         self._hold()
         begin = (step - self._first) * self._settings.batch_tokens
-        part = slice(begin, begin + self._settings.batch_tokens)
-        held = self._held
-        return self._harvest.on_its_device(Pairs(held.reads[:, part], held.writes[:, part], held.prompt[part]))
+        return self._rows(slice(begin, begin + self._settings.batch_tokens))
 
     def close(self) -> None:
         if self._ahead is not None:
@@ -161,15 +166,20 @@ class _Streamed(Source):
         block, after = self._next
         if self._loaded == block.number:
             return
+        # The last block goes before the next one comes: they would take twice the memory.
+        vars(self).pop("_held", None)
         self._held = self._load(block) if self._ahead is None else self._ahead.take(block)
+        self._order = torch.randperm(len(self._held.prompt), generator=seeded(self._settings.seed, -2 - block.number))
         self._loaded = block.number
         if self._ahead is not None:
             self._ahead.ask(after)
 
     def _load(self, block: Block) -> Pairs:
-        found = self._harvest.of(block.prompts)
-        order = torch.randperm(len(found.prompt), generator=seeded(self._settings.seed, -2 - block.number))
-        return Pairs(found.reads[:, order], found.writes[:, order], found.prompt[order])
+        return self._harvest.of(block.prompts)
+
+    def _rows(self, part: slice) -> Pairs:
+        held, at = self._held, self._order[part]
+        return self._harvest.on_its_device(Pairs(held.reads[:, at], held.writes[:, at], held.prompt[at]))
 
 
 class _Ahead:

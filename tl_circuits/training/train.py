@@ -78,7 +78,10 @@ def train(
     prompts = _data(read, weights, scored)
     names = check_loggers(loggers, folder)
     where = [None if path is None else file_name(path) for path in (folder, cache)]
-    taken = plan(model, settings, read.n_kept, n_shards=place.n_shards, folder=where[0], cache=where[1])
+    taken = plan(
+        model, settings, read.n_kept, n_shards=place.n_shards, n_replicas=place.n_replicas, width=read.tokens.shape[1],
+        folder=where[0], cache=where[1],
+    )  # fmt: skip
     taken.refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
     at = None if held is None else held.claim(settings, _record(model, prompts))
@@ -123,6 +126,8 @@ def _advanced(run: Run, folder: RunFolder | None, every: int) -> CrossLayerTrans
             if stop:
                 folder.say(f"a checkpoint of step {run.step} of {settings.all_steps} is written")
                 break
+    # What is learnt is folded into copies: with the moments beside them, the end would take more than any step.
+    run.optimizer.close()
     return run.transcoder()
 
 
