@@ -10,6 +10,7 @@ different readers.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,13 +64,15 @@ def suggest(graph: GraphRecord, influence: Float64[Tensor, " node"], rows: Seque
     """Groups of at least two of these features, each at one position, the most influential group first."""
     whence = origins(graph)
     found: list[list[int]] = []
-    for pos in sorted({int(graph.nodes.pos[row]) for row in rows}):
-        here = sorted((row for row in rows if int(graph.nodes.pos[row]) == pos), key=lambda row: -influence[row])
+    at, weight = graph.nodes.pos.tolist(), influence.tolist()
+    for pos in sorted({at[row] for row in rows}):
+        here = sorted((row for row in rows if at[row] == pos), key=lambda row: -weight[row])
         here = sorted(here[:MOST_FEATURES])
         found += [[here[place] for place in group] for group in linked(_cosines(whence[here]), alike)]
     found = [group for group in found if len(group) > 1]
     found.sort(key=lambda group: (-float(influence[group].sum()), group))
-    names = distinct(_named(graph, influence, group, rows) for group in found)
+    words = _Words.of(graph, influence, rows)
+    names = distinct(_named(graph, words, group) for group in found)
     return [Group(name, tuple(group)) for name, group in zip(names, found, strict=True)]
 
 
@@ -101,23 +104,47 @@ def linked(likeness: Int64[Tensor, "row row"], alike: float) -> list[list[int]]:
     return groups
 
 
-def _named(graph: GraphRecord, influence: Float64[Tensor, " node"], group: Sequence[int], rows: Sequence[int]) -> str:
-    """The word that most of a group has in its labels, and others have not; else what its first member is called."""
-    order = sorted(group, key=lambda row: (-influence[row], row))
-    weight = {row: float(influence[row]) for row in rows}
-    said = {row: _words(label_of(graph, row)) for row in rows}
-    others = [row for row in rows if row not in set(group)]
-    best, most = "", -1.0
-    for word in dict.fromkeys(word for row in order for word in said[row]):
-        inside, outside = (_part(which, weight, said, word) for which in (group, others))
-        if inside >= LEAST_NAMED and round((inside - outside) * GRID) > most:
-            best, most = next(said[row][word] for row in order if word in said[row]), round((inside - outside) * GRID)
-    return best or label_of(graph, order[0])[:40].strip() or f"{graph.nodes[order[0]]} and {len(group) - 1} more"
+@dataclass(frozen=True, eq=False)
+class _Words:
+    """Which words stand in the labels of some features, and how much influence the features with each of them have."""
+
+    weight: Mapping[int, float]
+    said: Mapping[int, Mapping[str, str]]
+    having: Mapping[str, float]
+
+    @classmethod
+    def of(cls, graph: GraphRecord, influence: Float64[Tensor, " node"], rows: Sequence[int]) -> "_Words":
+        weight = {row: float(influence[row]) for row in rows}
+        said = {row: _words(label_of(graph, row)) for row in rows}
+        having: dict[str, float] = defaultdict(float)
+        for row, words in said.items():
+            for word in words:
+                having[word] += weight[row]
+        return cls(weight, said, having)
+
+    def telling(self, order: Sequence[int]) -> str:
+        """The word that most of a group has in its labels, and others have not; empty where there is none."""
+        inside = sum(self.weight[row] for row in order)
+        outside = sum(self.weight.values()) - inside
+        best, most = "", -1.0
+        for word in dict.fromkeys(word for row in order for word in self.said[row]):
+            own = sum(self.weight[row] for row in order if word in self.said[row])
+            here, there = _part(own, inside), _part(self.having[word] - own, outside)
+            tells = round((here - there) * GRID)
+            if here >= LEAST_NAMED and tells > most:
+                best, most = next(self.said[row][word] for row in order if word in self.said[row]), tells
+        return best
 
 
-def _part(rows: Sequence[int], weight: Mapping[int, float], said: Mapping[int, Mapping[str, str]], word: str) -> float:
-    whole = sum(weight[row] for row in rows)
-    return sum(weight[row] for row in rows if word in said[row]) / whole if whole > 0 else 0.0
+def _named(graph: GraphRecord, words: _Words, group: Sequence[int]) -> str:
+    """The word that tells a group from others; else what its first member is called."""
+    order = sorted(group, key=lambda row: (-words.weight[row], row))
+    first = label_of(graph, order[0])[:40].strip()
+    return words.telling(order) or first or f"{graph.nodes[order[0]]} and {len(group) - 1} more"
+
+
+def _part(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
 
 
 def _words(label: str) -> dict[str, str]:

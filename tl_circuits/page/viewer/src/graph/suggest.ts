@@ -49,7 +49,8 @@ export function suggest(graph: Graph, labels: ReadonlyMap<string, string>, share
   const weight = (group: readonly number[]) => group.reduce((sum, row) => sum + influence[row], 0);
   const groups = found.filter((group) => group.length > 1).sort((a, b) => weight(b) - weight(a) || a[0] - b[0]);
   const names: string[] = [];
-  for (const group of groups) names.push(distinct(named(graph, labels, influence, group, rows), names));
+  const said = wordsOf(graph, labels, influence, rows);
+  for (const group of groups) names.push(distinct(named(graph, labels, said, group), names));
   return groups.map((group, at) => ({ label: names[at], rows: group }));
 }
 
@@ -82,23 +83,41 @@ function linked(likeness: Float64Array[], alike: number): number[][] {
   }
 }
 
-/** The word that most of a group has in its labels, and others have not; else what its first member is called. */
-function named(graph: Graph, labels: ReadonlyMap<string, string>, influence: Float64Array, group: readonly number[], rows: readonly number[]): string {
-  const order = [...group].sort((a, b) => influence[b] - influence[a] || a - b);
+interface Words {
+  weight: Map<number, number>;
+  said: Map<number, Map<string, string>>;
+  /** How much influence the features have that have a word in their labels. */
+  having: Map<string, number>;
+  whole: number;
+}
+
+function wordsOf(graph: Graph, labels: ReadonlyMap<string, string>, influence: Float64Array, rows: readonly number[]): Words {
+  const weight = new Map(rows.map((row) => [row, influence[row]]));
   const said = new Map(rows.map((row) => [row, words(labelOf(graph, labels, row))]));
-  const inside = new Set(group);
-  const others = rows.filter((row) => !inside.has(row));
-  const part = (which: readonly number[], word: string) => {
-    const whole = which.reduce((sum, row) => sum + influence[row], 0);
-    return whole > 0 ? which.reduce((sum, row) => sum + (said.get(row)!.has(word) ? influence[row] : 0), 0) / whole : 0;
-  };
+  const having = new Map<string, number>();
+  for (const [row, own] of said) for (const word of own.keys()) having.set(word, (having.get(word) ?? 0) + weight.get(row)!);
+  return { weight, said, having, whole: rows.reduce((sum, row) => sum + influence[row], 0) };
+}
+
+/** The word that most of a group has in its labels, and others have not; empty where there is none. */
+function telling({ weight, said, having, whole }: Words, order: readonly number[]): string {
+  const sum = (rows: readonly number[]) => rows.reduce((total, row) => total + weight.get(row)!, 0);
+  const inside = sum(order);
+  const part = (some: number, all: number) => (all > 0 ? some / all : 0);
   let [best, most] = ["", -1];
   for (const word of new Set(order.flatMap((row) => [...said.get(row)!.keys()]))) {
-    const [here, there] = [part(group, word), part(others, word)];
+    const own = sum(order.filter((row) => said.get(row)!.has(word)));
+    const [here, there] = [part(own, inside), part(having.get(word)! - own, whole - inside)];
     const tells = Math.round((here - there) * GRID);
     if (here >= LEAST_NAMED && tells > most) [best, most] = [order.map((row) => said.get(row)!.get(word)).find((text) => text !== undefined)!, tells];
   }
-  return best || [...labelOf(graph, labels, order[0])].slice(0, 40).join("").trim() || `${graph.names[order[0]]} and ${group.length - 1} more`;
+  return best;
+}
+
+/** The word that tells a group from others; else what its first member is called. */
+function named(graph: Graph, labels: ReadonlyMap<string, string>, found: Words, group: readonly number[]): string {
+  const order = [...group].sort((a, b) => found.weight.get(b)! - found.weight.get(a)! || a - b);
+  return telling(found, order) || [...labelOf(graph, labels, order[0])].slice(0, 40).join("").trim() || `${graph.names[order[0]]} and ${group.length - 1} more`;
 }
 
 function words(label: string): Map<string, string> {

@@ -135,7 +135,7 @@ export function createStore(graph: Graph, page: PageData): Store {
       const taken = new Set(work.value.supernodes.flatMap((one) => one.members));
       const free = rows.value.filter((row) => graph.nodes.kind[row] === FEATURE && !taken.has(graph.names[row]));
       suggestions.value = suggest(graph, labels.value, shares, influence, free, ALIKE);
-      saying.value = suggestions.value.length ? `${suggestions.value.length} groups suggested.` : "No features on display are alike enough to be a group.";
+      saying.value = suggestions.value.length ? `${suggestions.value.length} ${suggestions.value.length === 1 ? "group" : "groups"} suggested.` : "No features on display are alike enough to be a group.";
     },
     found: computed(() => search(graph, labels.value, said.value, influence, query.value)),
     linksOf(row) {
