@@ -24,6 +24,8 @@ BY_NAME = sorted((ROOT / "docs" / "examples" / "by_name").glob("*.py"))
 """Those that load public models and transcoders: real ones for readers, small stand-ins for them here."""
 FIRST = ROOT / "docs" / "examples" / "first_look.py"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+UNITS = ROOT / "docs" / "which-units.md"
+ATLAS = ROOT / "docs" / "atlas.md"
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -137,6 +139,39 @@ def benchmarks_page_of(text: str) -> str:
     return text
 
 
+def atlas_page_of(text: str) -> str:
+    """The page on the atlas with its figures, and what building it took, as the record beside the weights has them."""
+    from tl_circuits.zoo.atlas import behaviours
+
+    record = json.loads((ROOT / "tl_circuits/zoo/assets/atlas/figures.json").read_text(encoding="utf-8"))
+    found, took = record["figures"], record["took"]
+    rows = ["| | after | model | CLT | agrees | PLT | agrees | L0 |", "|---|---|---|---|---|---|---|---|"]
+    for name, behaviour in behaviours(seed=record["seed"]).items():
+        asked = [
+            f"model: right, {name}",
+            *(f"{t}: {what}, {name}" for t in ("clt", "plt") for what in ("right", "agreement")),
+        ]
+        shares = [f"{found[figure]:.1%}" if figure in found else "" for figure in asked]
+        rows.append(f"| {' | '.join([name, behaviour.after, *shares, format(found[f'clt: L0, {name}'], '.1f')])} |")
+    text = _between(text, "<!-- atlas -->\n", "<!-- /atlas -->", "\n".join(rows) + "\n")
+    built = (
+        f"What ships took {took['CPU seconds'] / 60:.0f} minutes of processor time, {took['seconds'] / 60:.0f} by the "
+        f"clock, with {took['threads']} thread.\n"
+    )
+    return _between(text, "<!-- built -->\n", "<!-- /built -->", built)
+
+
+def which_units_of(text: str) -> str:
+    """The page on units with its tables as the newest result of the benchmark of circuits has them."""
+    report = runpy.run_path(str(ROOT / "benchmarks" / "report.py"))
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "circuits" / "tables.py"))
+    result = tables["newest"](report["newest"]())
+    for name, table in tables["TABLES"].items() if result is not None else ():
+        if f"<!-- {name} -->" in text:
+            text = _between(text, f"<!-- {name} -->\n", f"<!-- /{name} -->", table(result))
+    return text
+
+
 def _paragraph(text: str) -> str:
     return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) + "\n"
 
@@ -154,6 +189,16 @@ def test_the_readme_shows_its_example_and_its_figures_as_they_are() -> None:
 def test_the_page_on_benchmarks_shows_its_tables_as_they_are() -> None:
     text = BENCHMARKS.read_text(encoding="utf-8")
     assert text == benchmarks_page_of(text), "run `python tests/test_docs.py`"
+
+
+def test_the_page_on_the_atlas_shows_its_figures_as_they_are() -> None:
+    text = ATLAS.read_text(encoding="utf-8")
+    assert text == atlas_page_of(text), "run `python tests/test_docs.py`"
+
+
+def test_the_page_on_units_shows_its_tables_as_they_are() -> None:
+    text = UNITS.read_text(encoding="utf-8")
+    assert text == which_units_of(text), "run `python tests/test_docs.py`"
 
 
 def test_the_readmes_first_screen_ends_with_its_output() -> None:
@@ -219,3 +264,5 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
 if __name__ == "__main__":
     README.write_text(readme_of(README.read_text(encoding="utf-8")), encoding="utf-8")
     BENCHMARKS.write_text(benchmarks_page_of(BENCHMARKS.read_text(encoding="utf-8")), encoding="utf-8")
+    UNITS.write_text(which_units_of(UNITS.read_text(encoding="utf-8")), encoding="utf-8")
+    ATLAS.write_text(atlas_page_of(ATLAS.read_text(encoding="utf-8")), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformer_lens import HookedTransformer
@@ -21,8 +20,7 @@ from tl_circuits.zoo.demo import ASSETS, shipped_model
 ATLAS = ASSETS / "atlas"
 NAME = "tl-circuits-atlas"
 
-SAESite = Literal["hook_mlp_out", "hook_resid_post"]
-SAE_SITES: tuple[SAESite, ...] = ("hook_mlp_out", "hook_resid_post")
+SAE_SITES = ("hook_mlp_out", "hook_resid_post")
 
 
 def atlas(
@@ -52,7 +50,7 @@ def atlas(
     return model, load_folder(assets / transcoder).to(torch.float32)
 
 
-def sae_folders(site: SAESite = "hook_mlp_out", *, assets: Path = ATLAS) -> tuple[Path, ...]:
+def sae_folders(site: str = "hook_mlp_out", *, assets: Path = ATLAS) -> tuple[Path, ...]:
     """The folders of the SAEs of this hook point of each block, in order, for `sae_lens.SAE.load_from_disk`.
 
     They are SAELens's own JumpReLU SAEs. Raises `SettingError` for a point that has none.
