@@ -20,6 +20,7 @@ from tl_circuits.errors import _SAID, FileError, FitError, PromptError, SettingE
 from tl_circuits.harvest import Prompts
 from tl_circuits.training import train
 from tl_circuits.training.checkpoint import _digest_of, digest, remedy
+from tl_circuits.training.folder import RunFolder
 from tl_circuits.training.plan import in_units, plan
 from tl_circuits.training.run import Run
 from tl_circuits.training.shards import Shards
@@ -312,6 +313,22 @@ def test_a_checkpoint_that_says_something_else_is_passed_over_and_the_run_begins
     _SAID.clear()
     with pytest.warns(TLCircuitsWarning, match="is damaged.*There is none before it: the run begins again"):
         assert same(whole, train(model(), tokens(), told, folder=tmp_path))
+
+
+def test_a_second_process_is_not_let_into_the_folder_of_one_that_trains(tmp_path: Path) -> None:
+    first = RunFolder.of(tmp_path, Shards())
+    first.claim(SHORT, {})
+    with pytest.raises(FileError, match=r"Another process trains in '.*': wait until it has ended, or name another"):
+        train(model(), tokens(), SHORT, folder=tmp_path)
+    first.close()
+    (tmp_path / "run.json").unlink()
+    train(model(), tokens(), replace(SHORT, steps=1), folder=tmp_path)
+
+
+def test_a_fit_that_is_worse_than_the_mean_is_told() -> None:
+    _SAID.clear()
+    with pytest.warns(TLCircuitsWarning, match=r"an FVU of \S+ in layer \d, worse than 1.*smaller lr"):
+        train(model(), tokens(), replace(SHORT, steps=40, lr=1e3))
 
 
 def test_a_gradient_that_is_not_finite_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -502,8 +503,9 @@ def test_a_plan_that_measures_grows_with_layers_written(monkeypatch: pytest.Monk
 
 def test_a_run_folder_whose_record_is_damaged_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(FileError, match=r"run\.json' cannot be read"):
-        RunFolder.of(tmp_path, ALONE).claim(SHORT, {})
+    folder = RunFolder.of(tmp_path, ALONE)
+    with closing(folder), pytest.raises(FileError, match=r"run\.json' cannot be read.*or remove this file"):
+        folder.claim(SHORT, {})
 
 
 def test_a_loss_that_diverges_is_told_with_its_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_circuits.errors import FitError, SettingError
+from tl_circuits.errors import FitError, SettingError, warn_once
 from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest import ActivationCache, Prompts, digest_of, identity_of
 from tl_circuits.progress import stage
@@ -30,6 +30,8 @@ from tl_circuits.training.source import Data, source
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 LOG_EVERY = 10
+USELESS = 2.0
+"""An FVU above this is no matter of the batch: what writes nothing has 1."""
 
 
 def train(
@@ -84,10 +86,11 @@ def train(
     )  # fmt: skip
     taken.refuse_what_does_not_fit()
     held = None if folder is None else RunFolder.of(folder, place)
-    at = None if held is None else held.claim(settings, _record(model, prompts))
     with ExitStack() as ending:
+        at = None
         if held is not None:
             ending.callback(held.close)
+            at = held.claim(settings, _record(model, prompts))
             held.open(names, settings, at)
         kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place)
         origin = ending.enter_context(closing(source(model, prompts, settings, kept)))
@@ -113,6 +116,8 @@ def _advanced(run: Run, folder: RunFolder | None, every: int) -> CrossLayerTrans
         while run.step < settings.all_steps:
             done = run.advance()
             _refuse_divergence(done)
+            if run.step == settings.steps:
+                _warn_of_a_useless_fit(done)
             bar.update(1)
             bar.set_postfix_str(_in_short(done), refresh=False)
             if folder is None:
@@ -145,6 +150,16 @@ def _refuse_divergence(done: Step) -> None:
                 f"The {what} is {value} at step {done.step}, at a learning rate of {done.lr:.2g}: training diverged. "
                 "Try a smaller lr; the checkpoints before this step are whole."
             )
+
+
+def _warn_of_a_useless_fit(done: Step) -> None:
+    worst = max(done.fvu)
+    if worst > USELESS:
+        warn_once(
+            f"The fit ended at an FVU of {worst:.3g} in layer {done.fvu.index(worst)}, worse than 1, which that "
+            "layer's mean alone has: try a smaller lr, or more steps.",
+            stacklevel=4,
+        )
 
 
 def _refuse_together(settings: TrainingSettings, place: Shards) -> None:
