@@ -117,6 +117,13 @@ def test_a_plan_says_what_it_will_take_and_trains_nothing(task: Path) -> None:
         (('out = "run"', 'out = "run"\nfeatures = 9'), SettingError, r"features belongs under \[settings\]"),
         (("features = 16", 'features = 16\ncache = "kept"'), SettingError, r"cache belongs above \[settings\]"),
         (("features = 16", "feature = 16"), SettingError, "'feature' is no training setting: did you mean 'features'"),
+        (
+            ("checkpoint_every = 4", "checkpoint_every = 0"),
+            SettingError,
+            "checkpoint_every=0 says nothing: give at least 1",
+        ),
+        (('out = "run"', 'out = ""'), SettingError, "out='' says nothing"),
+        (("data =", "a = " + 3000 * "[" + 3000 * "]" + "\ndata ="), FileError, "cannot be read .*recursion"),
         (("checkpoint_every = 4", 'checkpoint_every = "x"'), SettingError, "checkpoint_every='x' is of the wrong kind"),
         (('preset = "per-write"', 'dtype = "int8"'), SettingError, "dtype='int8' is none of float32"),
         (('preset = "per-write"', "loggers = [3]"), SettingError, r"loggers has 3.*none of 'wandb', 'tensorboard'"),

@@ -145,8 +145,9 @@ def _planned(model: "Model", texts: Any, task: Task) -> "TrainingPlan":
     from tl_circuits.training.plan import plan
 
     settings = task.settings
-    n_tokens = Prompts.of(model, texts, settings.context, settings.steps * settings.batch_tokens).n_kept
-    asked = {"n_shards": task.shards or 1, "folder": task.out, "cache": task.cache}
+    prompts = Prompts.of(model, texts, settings.context, settings.steps * settings.batch_tokens)
+    n_tokens, width = prompts.n_kept, prompts.tokens.shape[1]
+    asked = {"n_shards": task.shards or 1, "width": width, "folder": task.out, "cache": task.cache}
     reckoned = plan(model, settings, n_tokens, **asked)
     # What does not fit is not begun, not even to tell the time of it.
     if not reckoned.fits:
@@ -192,7 +193,7 @@ def read_task(file: Path) -> Task:
     """What a file asks for. Raises `FileError` for what is no such file, and `SettingError` for what it cannot ask."""
     try:
         said = tomllib.loads(file.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise FileError(
             f"'{file}' cannot be read ({error}): give a TOML file such as the documentation shows."
         ) from error
@@ -201,6 +202,8 @@ def read_task(file: Path) -> Task:
             raise SettingError(f"'{file}': {name!r:.80} is no key of it: {_meant(name)}")
         if not isinstance(value, KEYS[name]) or isinstance(value, bool):
             raise SettingError(f"'{file}': {name}={value!r:.80} is of the wrong kind: see the documentation's example.")
+        if value == "" or (isinstance(value, int) and value < 1):
+            raise SettingError(f"'{file}': {name}={value!r} says nothing: give at least 1, a name, or leave it out.")
         if value not in CHOICES.get(name, (value,)):
             raise SettingError(f"'{file}': {name}={value!r:.80} is none of {', '.join(CHOICES[name])}.")
     missing = [name for name in REQUIRED if name not in said]
