@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import tl_circuits as tlc
-from benchmarks.circuits import measure, public, sentences, summary
+from benchmarks.circuits import measure, plots, public, sentences, summary, tables
 from benchmarks.circuits.dictionaries import load, n_parameters, path_of, train_all
 from benchmarks.circuits.intervals import Readings, estimate, of_seeds
 from benchmarks.circuits.measure import Ledger, exact_transcoder, planted, untrained, written
@@ -228,6 +228,11 @@ def test_the_smoke_tier_runs_from_nothing(tmp_path: Path) -> None:
         assert of["C"][-1] == pytest.approx(0, abs=1e-3)
     assert curves["neurons"]["F(all)"]["value"] == pytest.approx(1, abs=1e-3)
     assert found["figures"]["pure chain"]["planted"]["neurons"]["AUPRC, layer 1"]["value"] == 1
+    for name, table in tables.TABLES.items():
+        # An untaught model answers nothing, or little: which tasks there are is chance.
+        if name != "greater-than":
+            assert table(found).count("\n") > 2, name
+    assert plots.draw(found, tmp_path / "circuits.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

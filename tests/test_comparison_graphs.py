@@ -15,7 +15,15 @@ from tl_circuits.nodes import Kind
 
 both = pytest.mark.parametrize("model_class", models.CLASSES)
 every_transcoder = pytest.mark.parametrize(
-    "options", [{}, {"span": 1}, {"span": 1, "skip": True}, {"activation": "relu"}, {"activation": "batchtopk"}]
+    "options",
+    [
+        {},
+        {"span": 1},
+        {"span": 1, "skip": True},
+        {"activation": "relu"},
+        {"activation": "topk"},
+        {"activation": "batchtopk"},
+    ],
 )
 
 

@@ -12,7 +12,6 @@ broken off goes on from them.
 """
 
 import argparse
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +101,9 @@ def _of_basis(
         clt, graphs = basis.transcoder, task.part(slice(0, tier.n_graphs))
         yield reading("graphs", lambda: measure.of_graphs(suite, clt, graphs, _steps_of(suite)))
         if basis.name != "skip PLT":
-            yield reading("graph edges", lambda: measure.graph_edges(suite, clt, graphs, control=not seed))
+            few = (suite, clt, graphs)
+            yield reading("graph edges", lambda: measure.graph_edges(*few, "corrupted", control=not seed))
+            yield reading("graph edges kept", lambda: measure.graph_edges(*few, "kept", control=not seed))
         if suite.name == "demo" and basis.name != "skip PLT":
             yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, 2))))
 
@@ -146,11 +147,9 @@ def main() -> None:
     if tier.name == "smoke":
         for suite in tier.made(folder):
             train_all(suite, folder, tier.dictionaries(suite))
-    began, wall = time.process_time(), time.perf_counter()
     found = measured(tier, folder, seeds)
-    spent = {"processor_s": round(time.process_time() - began), "wall_s": round(time.perf_counter() - wall)}
     figures, readings = summary.of(found)
-    case = {"tier": tier.name, "seeds": seeds, "prompts": tier.n_prompts, "graphs": tier.n_graphs} | spent
+    case = {"tier": tier.name, "seeds": seeds, "prompts": tier.n_prompts, "graphs": tier.n_graphs}
     case |= {"trained": vars(tier.trained), "compiled": vars(tier.compiled), "model of sentences": vars(tier.recipe)}
     record = Record(QUESTION, "circuits", case, settings(given, "folder"), figures, readings, seed=0)
     record.write(given.out, f"circuits-{tier.name}")

@@ -13,6 +13,7 @@ from torch import Tensor
 import tl_circuits as tlc
 from benchmarks.circuits.suites import Suite
 from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, graph_curve, pruned_to
+from tl_circuits.comparison.graph_curve import GraphErrors
 from tl_circuits.comparison.passes import recorded, through
 from tl_circuits.comparison.recovery import average_precision, description_length, variable_recovery
 from tl_circuits.comparison.scorers import scores
@@ -84,12 +85,16 @@ def edges(suite: Suite, task: Task) -> Reading:
     return dict(found)
 
 
-def graph_edges(suite: Suite, transcoder: CrossLayerTranscoder, task: Task, *, control: bool) -> Reading:
+def graph_edges(
+    suite: Suite, transcoder: CrossLayerTranscoder, task: Task, errors: GraphErrors, *, control: bool
+) -> Reading:
     """Curves of the graphs' edges, and as a control in an order drawn at random."""
     sizes = [2**power for power in range(14)]
     orders = {"influence": None, "random": 0} if control else {"influence": None}
     return {
-        name: written(graph_curve(suite.model, transcoder, task, sizes=sizes, random=random, progress=False))
+        name: written(
+            graph_curve(suite.model, transcoder, task, errors=errors, sizes=sizes, random=random, progress=False)
+        )
         for name, random in orders.items()
     }
 

@@ -129,16 +129,21 @@ def _scorers(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _graph_edges(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for (task, basis), of in _keyed(rows, "graph edges"):
-        for order in ("influence", "random"):
-            # Each dictionary's graphs have their own number of edges, and so their own last size.
-            areas = [Readings.of([row[order]]).drawn(0, 0) for row in of if order in row]
-            found = {"cpr": of_seeds([float(one.cpr[0]) for one in areas])}
-            for size in (64, 256, 1024):
-                found[f"F({size})"] = of_seeds([float(one.at(size)[0]) for one in areas])
-            found["F(all)"] = of_seeds([float(one.faithfulness[0, -1]) for one in areas])
-            found["edges"] = of_seeds([one.sizes[-1] for one in areas])
-            yield f"{task} | {basis} | {order}", found
+    for errors, kind in (("corrupted", "graph edges"), ("kept", "graph edges kept")):
+        for (task, basis), of in _keyed(rows, kind):
+            yield from _graph_orders(f"{task} | {basis} | {errors}", of)
+
+
+def _graph_orders(named: str, of: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    for order in ("influence", "random"):
+        # Each dictionary's graphs have their own number of edges, and so their own last size.
+        areas = [Readings.of([row[order]]).drawn(0, 0) for row in of if order in row]
+        found = {"cpr": of_seeds([float(one.cpr[0]) for one in areas])}
+        for size in (64, 256, 1024):
+            found[f"F({size})"] = of_seeds([float(one.at(size)[0]) for one in areas])
+        found["F(all)"] = of_seeds([float(one.faithfulness[0, -1]) for one in areas])
+        found["edges"] = of_seeds([one.sizes[-1] for one in areas])
+        yield f"{named} | {order}", found
 
 
 def _means(rows: Mapping[str, Any], what: str) -> Iterator[tuple[str, Any]]:

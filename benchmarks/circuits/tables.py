@@ -124,11 +124,11 @@ def graph_edges(result: Result) -> str:
     rows = []
     for figures in result["figures"].values():
         for key, of in figures.get("graph edges", {}).items():
-            task, basis, order = key.split(" | ")
+            task, basis, how, order = key.split(" | ")
             named = ("edges", "cpr", "F(64)", "F(256)", "F(1024)", "F(all)")
             cells = [f"{of[n]['value']:,.0f}" if n == "edges" else _interval(of[n]) for n in named]
-            rows.append((task, basis, order, *cells))
-    return _table(("task", "units", "order", "edges", "area", "F(64)", "F(256)", "F(1024)", "F(all)"), rows)
+            rows.append((task, basis, how, order, *cells))
+    return _table(("task", "units", "errors", "order", "edges", "area", "F(64)", "F(256)", "F(1024)", "F(all)"), rows)
 
 
 def planted(result: Result) -> str:

@@ -89,8 +89,8 @@ def graph_curve(
     Every prompt's target is the difference of its answers' logits, whatever its measure is. A size beyond a prompt's
     edges takes all of them; the last size is all. `random` is the seed of an order drawn at random instead: the
     control. The answer that a circuit gives is not known, since only one difference is computed: `answered` says
-    whether that is above 0. Of TopK, a feature stays off below the least activation at its token on the clean prompt.
-    Raises `SettingError` for errors that are none.
+    whether that is above 0. Of TopK, the features that the clean prompt chose stay chosen. Raises `SettingError` for
+    errors that are none.
     """
     if errors not in ("corrupted", "kept"):
         raise SettingError(f"errors={errors!r} is none: give one of corrupted, kept.")
@@ -260,18 +260,17 @@ def _carried(graph: AttributionGraph) -> Float64[Tensor, "target source"]:
 
 
 def _least(local: LocalReplacementModel) -> Float64[Tensor, " feature"]:
-    """From which pre-activation on each feature is active."""
-    layer, pos, index = local.features.unbind(1)
+    """From which pre-activation on each feature is active. Those that TopK has chosen stay chosen."""
+    layer, _, index = local.features.unbind(1)
     match local.transcoder.activation:
         case JumpReLU(threshold=threshold):
             full = threshold.expand(local.n_layers, -1)
             least = full[layer, index if full.shape[1] > 1 else torch.zeros_like(index)]
         case BatchTopK(threshold=threshold):
             least = threshold[layer].clamp(min=0)
-        case TopK():
-            cell = layer * local.n_pos + pos
-            empty = torch.full((local.n_layers * local.n_pos,), torch.inf).to(local.preactivations)
-            least = empty.scatter_reduce(0, cell, local.preactivations, "amin")[cell]
+        case TopK(relu=False):
+            # It lets negative values through.
+            least = torch.full_like(local.preactivations, -torch.inf)
         case _:
             least = torch.zeros_like(local.preactivations)
     return least.detach().to(torch.float64).cpu()
