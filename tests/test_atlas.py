@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from tl_circuits.zoo.atlas.tokens import vocabulary
 from tl_circuits.zoo.atlas.wording import CONCEPTS, LANGUAGES, OPPOSITE_OF, RHYMES, VERBS
 from tl_circuits.zoo.measure import agreement
 from tl_circuits.zoo.named import load
-from tl_circuits.zoo.recipe import Bound, Recipe
+from tl_circuits.zoo.recipe import BelowTarget, Bound, Recipe, carry_out
 
 RECORD = json.loads((ATLAS / "figures.json").read_text(encoding="utf-8"))
 FIGURES = RECORD["figures"]
@@ -332,3 +333,34 @@ class TestRecipe:
         assert len(lessons) == len(weights) == sum(len(b.lessons) + len(b.trained) for b in behaviours().values())
         assert float(weights.min()) > 0
         assert float(weights.sum()) == pytest.approx(1, abs=1e-4)
+
+    def test_what_is_made_is_what_loads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def few(*, seed: int) -> dict[str, Behaviour]:
+            found = [behaviours(seed=seed)[name] for name in ("two-hop", "greater-than")]
+            kept = {"trained": 20, "held_out": 5, "lessons": 10}
+            return {
+                b.name: replace(b, **{part: getattr(b, part)[:count] for part, count in kept.items()}) for b in found
+            }
+
+        monkeypatch.setattr(atlas_recipe, "behaviours", few)
+        monkeypatch.setattr(atlas_recipe, "BOUNDS", {})
+        monkeypatch.setattr(atlas_recipe, "SAE_SITES", SAE_SITES[:1])
+        for name, small in (
+            ("MODEL", {"n_layers": 2, "steps": 2, "batch": 8}),
+            ("TRANSCODER", {"features": 8, "steps": 2, "finetune_steps": 1}),
+            ("SAE", {"features": 8, "k": 2.0, "steps": 10, "batch_tokens": 16, "prompts": 20}),
+        ):
+            monkeypatch.setattr(atlas_recipe, name, replace(getattr(atlas_recipe, name), **small))
+        figures = carry_out(atlas_recipe.recipe(), 0, tmp_path)
+        model, plt = atlas(transcoder="plt", assets=tmp_path)
+        assert plt.n_features == (8, 8)
+        assert model.cfg.n_layers == len(sae_folders(assets=tmp_path)) == 2
+        record = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+        assert set(record["figures"]) == set(figures) < set(FIGURES)
+        assert record["took"]["threads"] == torch.get_num_threads()
+
+    def test_what_misses_its_figures_is_refused_with_them(self, tmp_path: Path) -> None:
+        poor = replace(atlas_recipe.recipe(), make=lambda *_: {**FIGURES, "model: right, rhyme": 0.5})
+        with pytest.raises(BelowTarget, match=r"Not saved: model: right, rhyme 0\.5000, wanted ≥ 0\.95"):
+            carry_out(poor, 0, tmp_path)
+        assert not list(tmp_path.iterdir())
