@@ -14,6 +14,7 @@ from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
 from tl_circuits.sites import Model
 from tl_circuits.training.needs import (
+    Need,
     bytes_of_data,
     bytes_of_pass,
     is_streamed,
@@ -207,42 +208,47 @@ def plan(
     n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
     shape = settings.architecture(n_layers, d_model)
     mine = -(-settings.features // n_shards)
-    streamed = is_streamed(settings, n_layers, d_model, n_tokens)
     held = bytes_of_data(settings, n_layers, d_model, n_tokens, cache is not None)
-    stages = [need_of_fit(shape, settings, n_replicas)]
-    if settings.finetune_steps:
-        stages.append(need_of_finetuning(model, shape, settings, longest, n_replicas))
-    passing = held + bytes_of_pass(model, longest, n_tokens)
-    stages = [replace(stage, beside=stage.beside + passing) for stage in stages]
+    stages = _stages(model, settings, longest, n_replicas, held + bytes_of_pass(model, longest, n_tokens))
     each, others = parameters_of(shape)
     available = psutil.virtual_memory().available
-    parameters = mine * each + others
-    checkpoint = CHECKPOINTS * 12 * parameters * n_shards
+    checkpoint = CHECKPOINTS * 12 * (mine * each + others) * n_shards
     activations = bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype)
     needs = (
         ("Checkpoints", where[0], checkpoint, "checkpoints/*.safetensors"),
         ("Activations", where[1], activations, "*.safetensors"),
     )
-    harvested = settings.steps * settings.batch_tokens if streamed and cache is None else n_tokens
+    once = cache is not None or not is_streamed(settings, n_layers, d_model, n_tokens)
     l0 = min(settings.k if "topk" in settings.activation else settings.initial_l0 or USUAL_L0, mine)
-    nan = math.nan
-    seconds = _seconds(model, settings, mine, l0, harvested) if measure else (nan, nan, nan)
+    harvested = n_tokens if once else settings.steps * settings.batch_tokens
+    seconds = _seconds(model, settings, mine, l0, harvested) if measure else (math.nan, math.nan, math.nan)
     return TrainingPlan(
-        parameters,
-        stages[0].of(mine),
-        available,
-        held,
-        checkpoint,
-        settings.batch_tokens * settings.steps,
-        settings.features,
-        l0,
-        tuple(_disk(what, path, needed, pattern) for what, path, needed, pattern in needs if path is not None),
-        *seconds,
-        settings.finetune_steps,
-        stages[-1].of(mine) if settings.finetune_steps else 0,
-        settings.finetune_prompts * longest,
-        min(stage.widest(available) for stage in stages) * n_shards,
+        parameters=mine * each + others,
+        memory=stages[0].of(mine),
+        available=available,
+        held=held,
+        checkpoint=checkpoint,
+        tokens=settings.batch_tokens * settings.steps,
+        features=settings.features,
+        l0=l0,
+        disks=tuple(_disk(what, path, needed, kept) for what, path, needed, kept in needs if path is not None),
+        harvest_seconds=seconds[0],
+        sparse_seconds=seconds[1],
+        dense_seconds=seconds[2],
+        finetune_steps=settings.finetune_steps,
+        finetune_memory=stages[-1].of(mine) if settings.finetune_steps else 0,
+        finetune_tokens=settings.finetune_prompts * longest,
+        widest=min(stage.widest(available) for stage in stages) * n_shards,
     )
+
+
+def _stages(model: Model, settings: TrainingSettings, longest: int, n_replicas: int, beside: int) -> list[Need]:
+    """The memory of training and, where there is any, of fine-tuning, each with what is held beside it."""
+    shape = settings.architecture(model.cfg.n_layers, model.cfg.d_model)
+    stages = [need_of_fit(shape, settings, n_replicas)]
+    if settings.finetune_steps:
+        stages.append(need_of_finetuning(model, shape, settings, longest, n_replicas))
+    return [replace(stage, beside=stage.beside + beside) for stage in stages]
 
 
 def _seconds(
