@@ -179,6 +179,8 @@ def train_sae(batches: Iterator[Tensor], config: Mapping[str, Any], steps: int, 
 
     size = len(next(batches))
     plan = SAETrainerConfig(steps * size, size, lr, lr, lr_decay_steps=steps // 5, n_batches_for_norm_estimate=10)
+    # As it is, a feature counts as dead after 1000 batches: in a short run none would be pulled back.
+    plan.dead_feature_window = steps // 8
     sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig.from_dict(dict(config)))
     SAETrainer(plan, sae, batches).fit().half().save_inference_model(folder)
     return SAE.load_from_disk(folder)
