@@ -117,6 +117,7 @@ def test_a_circuit_is_nothing_without_units_and_ends_at_all_of_them(name: str, e
         assert bool(curve.answered[-1].all())
 
 
+@pytest.mark.slow
 def test_all_bases_of_the_mlps_start_from_the_same_empty_circuit() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
@@ -125,6 +126,7 @@ def test_all_bases_of_the_mlps_start_from_the_same_empty_circuit() -> None:
         torch.testing.assert_close(other, empty[0], atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_order_of_units_does_not_matter() -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder(activation="relu")
     order = torch.randperm(models.N_FEATURES, generator=torch.Generator().manual_seed(0))
@@ -210,6 +212,7 @@ def _written_with(model: Any, basis: Basis, asked: Task, at: int, units: Tensor)
         return pushed(model, basis, asked.clean, lambda number, own: units if number == at else own)
 
 
+@pytest.mark.slow
 def test_integrated_along_a_units_own_values_the_gradients_are_the_whole_effect_of_a_slot() -> None:
     # Of one slot at a time: moving all its units from corrupted to clean is what its scores sum to, in the limit.
     model = models.model_of("gpt2", "hooked")
@@ -309,6 +312,7 @@ def turned(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(most - part.abs() for part in found)
 
 
+@pytest.mark.slow
 def test_saes_of_saelens_are_a_basis() -> None:
     from sae_lens import StandardSAE, StandardSAEConfig
     from sae_lens.saes.sae import SAEMetadata

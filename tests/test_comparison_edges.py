@@ -89,6 +89,7 @@ def row(found: EdgeScores, target: str, source: str) -> tuple[int, int]:
     return found.targets.index(target), found.sources.index(source)
 
 
+@pytest.mark.slow
 @both
 def test_all_edges_are_the_model_and_none_the_corrupted_run(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -100,6 +101,7 @@ def test_all_edges_are_the_model_and_none_the_corrupted_run(model_class: str) ->
     assert not has_user_hooks(model)
 
 
+@pytest.mark.slow
 def test_a_cut_edge_is_what_the_model_written_out_says() -> None:
     model = models.model_of("gpt2", "hooked")
     asked, by_hand = task(model), ByHand(model)
@@ -114,6 +116,7 @@ def test_a_cut_edge_is_what_the_model_written_out_says() -> None:
         torch.testing.assert_close(without.complete[1], asked.measure(logits.double()).detach(), atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_better_edges_come_first() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)

@@ -102,6 +102,7 @@ def test_the_top_examples_are_the_highest_peaks_of_all_prompts(activation: str) 
             assert one.activations == pytest.approx(expected, abs=ROUNDING)
 
 
+@pytest.mark.slow
 def test_where_there_is_room_the_intervals_hold_every_active_token_once_by_quantile() -> None:
     whole = activations(models.transcoder())
     found = cards(intervals=4, sample=100)
@@ -127,6 +128,7 @@ def test_drawn_tokens_are_drawn_evenly_and_again_by_the_same_seed() -> None:
     assert not torch.equal(keys(5, 0, feature, place), keys(6, 0, feature, place))
 
 
+@pytest.mark.slow
 def test_how_the_stream_and_the_features_are_cut_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = cards()
     monkeypatch.setattr(collect, "TOKENS_PER_PASS", 30)
@@ -195,6 +197,7 @@ def test_a_pass_holds_no_more_for_a_longer_stream(monkeypatch: pytest.MonkeyPatc
 # The stream
 
 
+@pytest.mark.slow
 def test_every_kind_of_stream_gives_the_same_cards() -> None:
     expected = outline(cards())
     rows = Dataset.from_dict({"input_ids": stream()})

@@ -90,6 +90,7 @@ def one_card(layer: int = 1, index: int = 6, **fields: Any) -> FeatureCard:
 # There and back
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(recipes(), max_size=4))
 def test_cards_come_back_from_every_kind_of_file(tmp_path_factory: Any, found: list[Any]) -> None:

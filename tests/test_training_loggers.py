@@ -50,6 +50,7 @@ def boards(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
     return opened
 
 
+@pytest.mark.slow
 def test_loggers_are_told_what_the_log_has(tmp_path: Path, boards: list[SimpleNamespace]) -> None:
     train(model(), tokens(), TOLD, folder=tmp_path, loggers=["wandb", "tensorboard"])
     wandb, board = boards
@@ -69,6 +70,7 @@ def test_loggers_are_told_what_the_log_has(tmp_path: Path, boards: list[SimpleNa
     assert board.closed
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_same_run_to_its_loggers(tmp_path: Path, boards: list[SimpleNamespace]) -> None:
     for steps in (0, 10):
         told = replace(TOLD, finetune_steps=steps)

@@ -11,9 +11,8 @@ from tests.warm import python
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(
-    "doors", [pytest.param(name, marks=() if name == "graph" else pytest.mark.slow) for name in DOORS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("doors", list(DOORS))
 def test_bad_inputs_are_refused_by_name_without_type_checks(doors: str) -> None:
     # A process of its own, because this one checks every type.
     found = python("-m", "tests.untyped", doors, cwd=ROOT)
