@@ -318,7 +318,7 @@ def test_a_checkpoint_that_says_something_else_is_passed_over_and_the_run_begins
 def test_a_second_process_is_not_let_into_the_folder_of_one_that_trains(tmp_path: Path) -> None:
     first = RunFolder.of(tmp_path, Shards())
     first.claim(SHORT, {})
-    with pytest.raises(FileError, match=r"Another process trains in '.*': wait until it has ended, or name another"):
+    with pytest.raises(FileError, match=r"is being filled by another run: wait until that has ended, or give another"):
         train(model(), tokens(), SHORT, folder=tmp_path)
     first.close()
     (tmp_path / "run.json").unlink()

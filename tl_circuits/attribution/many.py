@@ -124,7 +124,7 @@ class Work:
 
     def _plan(self, n_shares: int, overwrite: bool, held: ExitStack) -> dict[str, Any]:
         """What is left to do, shared out. Twice as long a prompt has twice the rows, each of them twice as long."""
-        held.enter_context(alone(self.folder))
+        held.enter_context(alone(self.folder, "another call of trace_many"))
         entries = begin(self.folder, self.made_by, self._plain, overwrite=overwrite).entries
         left = [number for number in range(len(self.prompts)) if number not in entries or entries[number].file is None]
         costs = [_n_tokens(self.model, self.prompts[number]) ** 2 if n_shares > 1 else 1 for number in left]

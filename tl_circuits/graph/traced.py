@@ -267,7 +267,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path, others: str) -> Iterator[None]:
     """Makes the folder, and keeps others from filling it meanwhile. The system lets go of it when this process ends.
 
     Raises `FileError` where somebody fills it already. Systems that cannot lock folders (Windows, some that are shared
@@ -277,11 +277,11 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with suppress(ImportError, OSError):
-            _lock(folder, stack)
+            _lock(folder, others, stack)
         yield
 
 
-def _lock(folder: Path, until: ExitStack) -> None:
+def _lock(folder: Path, others: str, until: ExitStack) -> None:
     import fcntl
 
     descriptor = os.open(folder, os.O_RDONLY)
@@ -290,8 +290,7 @@ def _lock(folder: Path, until: ExitStack) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FileError(
-            f"'{folder}' is being filled by another call of trace_many: wait until that has ended, or give another "
-            "folder."
+            f"'{folder}' is being filled by {others}: wait until that has ended, or give another folder."
         ) from None
 
 

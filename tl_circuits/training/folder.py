@@ -8,27 +8,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from tl_circuits.errors import FileError, SettingError
 from tl_circuits.graph.asked import file_name
+from tl_circuits.graph.traced import alone
 from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, remedy, replace_file, save_checkpoint
 from tl_circuits.training.loggers import Logger, figures_of, open_loggers
 from tl_circuits.training.run import Run, Step
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.shards import Shards
-
-try:
-    import fcntl
-except ImportError:
-    # Windows has none.
-    fcntl = None
 
 # What changes nothing of a run but its cost, and what begins only when fitting has ended.
 FREE = ("backend", "low_memory")
@@ -43,7 +38,7 @@ class RunFolder:
     shards: Shards
     fresh: bool = False
     loggers: list[Logger] = field(default_factory=list)
-    _lock: IO[bytes] | None = None
+    _alone: ExitStack = field(default_factory=ExitStack)
     _began: float = field(default_factory=time.monotonic)
     _tokens: int = 0
 
@@ -63,7 +58,8 @@ class RunFolder:
 
         Raises `FileError` where the folder is another run's, or another process trains in it.
         """
-        self._lock_out_others()
+        if self.shards.speaks:
+            self._alone.enter_context(alone(self.path, "another run"))
         told = {"settings": dataclasses.asdict(settings), "data": dict(data)}
         place = self.path / "run.json"
         at = latest_checkpoint(self.path / "checkpoints", self.shards, settings.features)
@@ -92,8 +88,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Closes the loggers, and lets others in."""
-        if self._lock is not None:
-            self._lock.close()
+        self._alone.close()
         for logger in self.loggers:
             logger.close()
         self.loggers = []
@@ -119,23 +114,6 @@ class RunFolder:
             file.write(json.dumps({**done.to_dict(), **pace}) + "\n")
         for logger in self.loggers:
             logger.log(done.step, {**figures_of(done), **pace})
-
-    def _lock_out_others(self) -> None:
-        # The system takes the lock back however the process ends.
-        if not self.shards.speaks or fcntl is None:
-            return
-        place = self.path / "lock"
-        with writing(place):
-            self._lock = place.open("wb")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileError(
-                f"Another process trains in '{self.path}': wait until it has ended, or name another folder."
-            ) from None
-        except OSError:
-            # A file system that has no locks.
-            return
 
     def _cut_log(self, step: int) -> None:
         # Steps after the checkpoint are taken again, and logged again.
