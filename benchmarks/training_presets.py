@@ -34,6 +34,7 @@ from typing import Any
 import torch
 
 import tl_circuits as tlc
+from benchmarks.mediation import mediation
 from benchmarks.record import Record, add_options, numbers, say, settings
 from tl_circuits.harvest import Prompts
 from tl_circuits.intervention.write_shares import write_shares
@@ -128,16 +129,6 @@ def of_graphs(case: Case, found: CrossLayerTranscoder, prompts: Sequence[Prompt]
     rows = [row for row, _ in graphs]
     means = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
     return means | mediation([passed for _, passed in graphs if passed is not None])
-
-
-def mediation(passed: Sequence[tlc.HopCollapse]) -> dict[str, float]:
-    """The shares mediated in graphs and in the model, each question counted by how large its effect is."""
-    told = [each for each in passed if each.graph_effect and each.model_effect]
-    if not told:
-        return {}
-    graph = sum(each.graph * abs(each.graph_effect) for each in told) / sum(abs(each.graph_effect) for each in told)
-    model = sum(each.model * abs(each.model_effect) for each in told) / sum(abs(each.model_effect) for each in told)
-    return {"mediated, graph": graph, "mediated, model": model, "mediated collapse": abs(graph - model)}
 
 
 def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> tuple[dict[str, float], tlc.HopCollapse | None]:

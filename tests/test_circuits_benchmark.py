@@ -200,6 +200,21 @@ def test_a_reading_is_taken_once(tmp_path: Path) -> None:
     assert len(taken) == 1
 
 
+def test_what_graphs_mediate_is_weighed_by_the_effects_that_it_is_of(
+    chain: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cancelling = tlc.HopCollapse(0.2, 0.5, 2.0, -3.0), tlc.HopCollapse(-90.0, 70.0, 1e-6, 1e-6)
+    told = iter([cancelling, whole, cancelling])
+    monkeypatch.setattr(tlc, "hop_collapse", lambda *_, **__: next(told))
+    exact = exact_transcoder(chain)
+    asked = next(iter(chain.tasks.values())).part(slice(0, 3))
+    found = measure.of_graphs(chain, exact, asked, exact)
+    (of,) = dict(summary._means({"graphs | chain | PLT | 0": found}, "graphs")).values()
+    for name, share in (("graph", 0.2), ("model", 0.5), ("collapse", 0.3)):
+        said = of["mediated collapse" if name == "collapse" else f"mediated, {name}"]
+        assert said["value"] == pytest.approx(share, abs=1e-3)
+
+
 def test_what_a_random_dictionary_writes_is_as_large_as_least_squares_make_it(chain: Suite) -> None:
     found = untrained(chain, 0)
     assert found.n_features == (16, 16)

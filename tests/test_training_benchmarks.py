@@ -9,7 +9,8 @@ import torch
 
 from benchmarks import training_tables
 from benchmarks.chains import chain
-from benchmarks.training_presets import GAIN, mediation, steering
+from benchmarks.mediation import mediation
+from benchmarks.training_presets import GAIN, steering
 from benchmarks.training_quality import interval
 from tests.test_benchmarks import script
 from tl_circuits import HopCollapse

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import tl_circuits as tlc
 from benchmarks.circuits.suites import Suite
+from benchmarks.mediation import mediation
 from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, graph_curve, pruned_to
 from tl_circuits.comparison.graph_curve import GraphErrors
 from tl_circuits.comparison.passes import recorded, through
@@ -113,6 +114,7 @@ def of_graphs(
     `exact` is a per-layer transcoder that steps are measured with: where it is None, no collapse is.
     """
     rows: list[dict[str, float]] = []
+    passed: list[tlc.HopCollapse] = []
     for row in range(len(task)):
         local = tlc.localize(suite.model, transcoder, task.clean[row], masked_positions=())
         graph = tlc.attribute(local, tlc.Targets.tokens([int(task.answer[row])]), progress=False)
@@ -132,29 +134,28 @@ def of_graphs(
                 of_cut = pruned_to(graph, **cut).scores()
                 said[f"replacement of {8 * size if name == 'edges' else size} {name}"] = of_cut.replacement
                 said[f"completeness of {8 * size if name == 'edges' else size} {name}"] = of_cut.completeness
-        rows.append(said | ({} if exact is None else _collapse(suite, local, graph, exact, task.clean[row])))
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+        rows.append(said)
+        if exact is not None:
+            passed += _passed(suite, local, graph, exact, task.clean[row])
+    return {name: [row[name] for row in rows] for name in rows[0]} | mediation(passed)
 
 
-def _collapse(
+def _passed(
     suite: Suite,
     local: tlc.LocalReplacementModel,
     graph: tlc.AttributionGraph,
     exact: CrossLayerTranscoder,
     prompt: Tensor,
-) -> dict[str, float]:
-    """Of the effect of layer 0's features at the last token, the share through layer 1 there: in graph and model."""
+) -> list[tlc.HopCollapse]:
+    """Of the effect of layer 0's features at the last token, what passes layer 1 there: one, or none to tell."""
     by_layer = tlc.localize(suite.model, exact, prompt, masked_positions=())
     first, second, step = (
         [f for f in of.active() if f.layer == layer and f.pos == of.n_pos - 1]
         for of, layer in ((local, 0), (local, 1), (by_layer, 1))
     )
     if not first or not step:
-        return {}
-    passed = tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)
-    shares = {"mediated, graph": passed.graph, "mediated, model": passed.model, "collapse": passed.collapse}
-    return {name: share for name, share in shares.items() if share == share}
+        return []
+    return [tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)]
 
 
 def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:

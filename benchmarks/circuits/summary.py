@@ -147,24 +147,22 @@ def _graph_orders(named: str, of: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _means(rows: Mapping[str, Any], what: str) -> Iterator[tuple[str, Any]]:
-    """Each figure's mean over prompts of a seed, the median for shares of effects, with the interval over seeds."""
+    """Each figure's mean over prompts of a seed, with the interval over seeds."""
     for (task, basis), of in _keyed(rows, what):
         found = {}
         for name in of[0]:
             if name == "processor_s":
                 continue
-            values = [_one(name, row[name]) for row in of if name in row]
+            values = [_one(row[name]) for row in of if name in row]
             found[name] = of_seeds([value for value in values if value is not None])
         yield f"{task} | {basis}", found
 
 
-def _one(name: str, value: Any) -> float | None:
+def _one(value: Any) -> float | None:
     if not isinstance(value, list):
         return value
     values = [v for v in value if v is not None and v == v]
-    # Where effects cancel, a share of them can be anything.
-    middle = statistics.median if name.startswith(("mediated", "collapse")) else statistics.mean
-    return middle(values) if values else None
+    return statistics.mean(values) if values else None
 
 
 def _planted(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -106,7 +106,7 @@ GRAPH = {
     "written across into layer 1": "across into layer 1",
     "mediated, graph": "mediated, graph",
     "mediated, model": "mediated, model",
-    "collapse": "collapse",
+    "mediated collapse": "collapse",
 }
 
 
