@@ -190,6 +190,52 @@ def test_paths_run_between_the_ends_that_are_chosen(chromium: Browser, page: Pat
 
 
 @needs_browser
+def test_the_shares_of_paths_are_those_of_the_python_beside_them(
+    chromium: Browser, page: Path, dallas: AttributionGraph
+) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        tab.get_by_role("tab", name="Paths").click()
+        for nodes in (None, "0.6"):
+            if nodes:
+                tab.get_by_label("Nodes: share of influence kept").fill(nodes)
+            call = tab.locator(".paths .note code").inner_text()
+            small = dallas.prune(float(nodes or 0.8), 0.98)
+            assert call == f"graph.prune({nodes or '0.8'}, 0.98).paths()"
+            shown = [text.splitlines() for text in tab.locator(".pathlist .figures").all_inner_texts()]
+            shares = [path.share * 100 for path in small.paths()]
+            assert [f"share {share:.{int(share < 10)}f}%" for share in shares] == [first for first, *_ in shown]
+
+
+@needs_browser
+def test_the_edges_on_display_are_counted_and_exported_all_of_them(
+    chromium: Browser, page: Path, dallas: AttributionGraph, tmp_path: Path
+) -> None:
+    dense = random_graph(3, n_layers=6, n_pos=6, n_features=140, density=0.5)
+    wide = tlc.save_page(dense, tmp_path / "dense.html", nodes=1.0, edges=1.0)
+    for path, small in ((page, dallas.prune()), (wide, dense.prune(1.0, 1.0))):
+        hidden = {*Kind} - {Kind.FEATURE, Kind.ERROR, Kind.TOKEN, Kind.TARGET}
+        kinds = small.nodes.kind.tolist()
+        shown = sum(
+            kinds[source] not in hidden and kinds[target] not in hidden
+            for source, target in zip(small.edges.source.tolist(), small.edges.target.tolist(), strict=True)
+        )
+        with chromium.tab(accept_downloads=True) as watched:
+            tab = watched.open(path)
+            slider = tab.get_by_label("Edges: share of influence kept").get_attribute("aria-valuetext")
+            counts = f"{len(small.edges):,} edges, {shown:,} on display"
+            assert slider.endswith(counts)
+            assert shown != len(small.edges)
+            tab.keyboard.press("e")
+            assert tab.get_by_text(f"All {shown:,} edges on display, of {len(small.edges):,} that").count() == 1
+            lines = downloaded(tab, "Edges as CSV").read_text(encoding="utf-8").splitlines()
+            assert len(lines) == 1 + shown
+            drawn = tab.evaluate("tlCircuitsPage.store.links.value.length")
+            assert drawn == min(shown, 2000)
+    assert shown > 2000
+
+
+@needs_browser
 def test_what_is_wrong_with_a_graph_is_said(chromium: Browser, tmp_path: Path) -> None:
     graph = random_graph(4, n_layers=3, n_features=8)
     text = document(graph)

@@ -43,7 +43,12 @@ export interface Store {
   scores: ReadonlySignal<Scores>;
   pinnedScores: ReadonlySignal<Scores | null>;
   rows: ReadonlySignal<number[]>;
+  /** The strongest edges on display, weakest first: as many as are drawn. */
   links: ReadonlySignal<Link[]>;
+  /** How many edges are on display: kept, between nodes on display, of the sign that is asked for. */
+  nShown: ReadonlySignal<number>;
+  /** All edges on display, strongest first. */
+  everyLink(): Link[];
   /** How many edges pruning kept. */
   nEdges: ReadonlySignal<number>;
   found: ReadonlySignal<number[]>;
@@ -99,18 +104,14 @@ export function createStore(graph: Graph, page: PageData): Store {
   const positions = computed(() => shownPositions(graph, work.value, every.value, influence));
   const rows = computed(() => (positions.value ? every.value.filter((row) => positions.value!.has(graph.nodes.pos[row])) : every.value));
   const said = computed(() => cardTexts(page));
-  const links = computed(() => {
+  const shownEdges = computed(() => {
     const shown = new Uint8Array(graph.nodes.count);
     for (const row of rows.value) shown[row] = 1;
     const { sign } = work.value;
     const kept = cut.value.edges;
-    const found: Link[] = [];
-    for (const edge of order) {
-      if (found.length === MOST_LINKS) break;
-      if (kept[edge] && shown[graph.edges.source[edge]] && shown[targetOf[edge]] && agrees(sign, graph.edges.weight[edge])) found.push(link(edge));
-    }
-    return found.reverse();
+    return order.filter((edge) => kept[edge] && shown[graph.edges.source[edge]] && shown[targetOf[edge]] && agrees(sign, graph.edges.weight[edge]));
   });
+  const links = computed(() => Array.from(shownEdges.value.subarray(0, MOST_LINKS), link).reverse());
   const outputs = outgoing(graph);
   const query = signal("");
   const selected = signal<number | null>(null);
@@ -119,6 +120,8 @@ export function createStore(graph: Graph, page: PageData): Store {
   const suggestions = signal<Suggestion[] | null>(null);
   return {
     graph, page, history, work, labels, influence, shares, flow, cut, merged, scores, pinnedScores, rows, links, query, selected,
+    nShown: computed(() => shownEdges.value.length),
+    everyLink: () => Array.from(shownEdges.value, link),
     hovered: signal(null),
     runs: signal(page.runs),
     marked: signal<ReadonlySet<number>>(new Set()),

@@ -87,7 +87,7 @@ function Export() {
               store.say(`${file.name} written.`);
               void file.write(store);
             }}>{file.name}</Button>
-            <span>{file.what}</span>
+            <span>{typeof file.what === "string" ? file.what : file.what(store)}</span>
           </li>
         ))}
         <li>

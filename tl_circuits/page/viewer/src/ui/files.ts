@@ -16,7 +16,7 @@ import { count } from "./words.ts";
 
 export interface FileKind {
   name: string;
-  what: string;
+  what: string | ((store: Store) => string);
   write: (store: Store) => void | Promise<void>;
 }
 
@@ -24,10 +24,10 @@ export const FILES: FileKind[] = [
   { name: "Graph as SVG", what: "The graph as it is on display.", write: (store) => graphSvg(store) },
   { name: "Graph as PNG", what: "The same at twice the size.", write: (store) => graphPng(store) },
   { name: "Subgraph as SVG", what: "Pins and supernodes, for a paper.", write: (store) => subgraphSvg(store) },
-  { name: "JSON", what: "For Neuronpedia and circuit-tracer, and for tlc.load_supernodes: what pruning keeps, with pins, supernodes and labels.", write: (store) => download(`${slug(store)}.json`, viewerJson(store.graph, store.work.value, store.labels.value, store.cut.value, store.page.version), "application/json") },
+  { name: "JSON", what: "For Neuronpedia and circuit-tracer, and for tlc.load_supernodes: all nodes and edges that pruning keeps, with pins, supernodes and labels.", write: (store) => download(`${slug(store)}.json`, viewerJson(store.graph, store.work.value, store.labels.value, store.cut.value, store.page.version), "application/json") },
   { name: "Nodes as CSV", what: "The nodes on display.", write: (store) => download(`${slug(store)}-nodes.csv`, nodesCsv(store.graph, store.labels.value, store.influence, store.rows.value), "text/csv") },
-  { name: "Edges as CSV", what: "The edges on display.", write: (store) => download(`${slug(store)}-edges.csv`, edgesCsv(store.graph, [...store.links.value].reverse()), "text/csv") },
-  { name: "Graphviz", what: "The graph on display as DOT.", write: (store) => download(`${slug(store)}.dot`, dot(store.graph, store.labels.value, store.rows.value, store.links.value), "text/vnd.graphviz") },
+  { name: "Edges as CSV", what: (store) => `All ${count(store.nShown.value, "edge")} on display, of ${store.nEdges.value.toLocaleString("en")} that pruning keeps.`, write: (store) => download(`${slug(store)}-edges.csv`, edgesCsv(store.graph, store.everyLink()), "text/csv") },
+  { name: "Graphviz", what: "The graph on display as DOT.", write: (store) => download(`${slug(store)}.dot`, dot(store.graph, store.labels.value, store.rows.value, store.everyLink()), "text/vnd.graphviz") },
   { name: "Copy Python", what: "Pins and supernodes for a notebook, and an intervention on them.", write: async (store) => store.say((await copy(python(store.work.value))) ? "Copied." : "Nothing could be copied here: write the file.") },
   { name: "Python", what: "The same as a file.", write: (store) => download(`${slug(store)}.py`, python(store.work.value), "text/x-python") },
   { name: "Labels", what: "Names of features, for tlc.load_labels and for other graphs.", write: (store) => download("labels.json", labelsJson(store.labels.value, String(store.graph.provenance["transcoder"] ?? ""), weightsOf(store)), "application/json") },

@@ -28,6 +28,7 @@ export function PathsPane() {
         <Button disabled={store.selected.value === null} onClick={() => markCone(store, "source")} title="All that leads to the selected node among what is kept">Mark upstream</Button>
         <Button disabled={store.selected.value === null} onClick={() => markCone(store, "target")} title="All that the selected node leads to among what is kept">Mark downstream</Button>
       </div>
+      <p class="note">Shares are of the influence in the graph at these sliders, as <code>{asPython(store)}</code> says; in the whole graph they are others.</p>
       {!paths.length && <p class="note">No path leads there among what is kept. Move the sliders up, or choose other ends.</p>}
       <ol class="pathlist">
         {paths.map((path, at) => (
@@ -50,6 +51,13 @@ export function PathsPane() {
       </ol>
     </section>
   );
+}
+
+/** The graph at these sliders, as Python has it. */
+function asPython({ work, graph }: Store): string {
+  const { nodes, edges, errors, constants } = work.value;
+  if (graph.pruned && nodes === 1 && edges === 1 && !constants) return "graph.paths()";
+  return `graph.prune(${nodes}, ${edges}${errors ? ", errors=True" : ""}${constants ? ", constants=True" : ""}).paths(${constants ? "constants=True" : ""})`;
 }
 
 /** Marks the selected node and all that leads to it, or that it leads to, over edges that are kept. */

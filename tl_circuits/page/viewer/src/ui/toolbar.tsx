@@ -1,5 +1,6 @@
 import type { ComponentChildren } from "preact";
 import { FEATURE } from "../graph/graph.ts";
+import { MOST_LINKS, type Store } from "../state/store.ts";
 import type { Work } from "../state/work.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
@@ -15,7 +16,7 @@ export function Toolbar() {
     <div class="toolbar" role="toolbar" aria-label="Graph tools">
       <SearchBox />
       <Slider name="nodes" title="Nodes" shows={count(features, "feature")} explains="Keep the fewest nodes that carry this share of all influence." />
-      <Slider name="edges" title="Edges" shows={count(store.nEdges.value, "edge")} explains="Keep the fewest edges that carry this share of the influence among those nodes." />
+      <Slider name="edges" title="Edges" shows={edges(store)} explains={`Keep the fewest edges that carry this share of the influence among those nodes. ${hiddenEdges(store)}`} />
       <Meters />
       <div class="buttons">
         <Button onClick={() => (store.dialog.value = "filters")} title="What is shown (F)" pressed={isFiltered(work)}>Filters</Button>
@@ -38,6 +39,17 @@ function Icon({ d, filled }: { d: string; filled?: boolean }): ComponentChildren
       <path d={d} />
     </svg>
   );
+}
+
+function edges({ nEdges, nShown }: Store): string {
+  const kept = count(nEdges.value, "edge");
+  return nShown.value === nEdges.value ? kept : `${kept}, ${nShown.value.toLocaleString("en")} on display`;
+}
+
+function hiddenEdges({ nEdges, nShown }: Store): string {
+  const hidden = nEdges.value - nShown.value;
+  const drawn = nShown.value > MOST_LINKS ? ` The strongest ${MOST_LINKS.toLocaleString("en")} on display are drawn.` : "";
+  return (hidden ? `${count(hidden, "edge")} that ${hidden === 1 ? "is" : "are"} kept ${hidden === 1 ? "is" : "are"} not on display: constants, and what filters hide.` : "") + drawn;
 }
 
 function isFiltered(work: Work): boolean {
