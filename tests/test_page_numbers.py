@@ -306,6 +306,13 @@ def test_strange_work_is_taken_for_what_it_is_worth(engine: Engine) -> None:
     assert {name: found[name] for name in same} == {name: fresh[name] for name in same}
 
 
+def test_a_node_is_in_one_supernode_the_last_that_names_it(engine: Engine) -> None:
+    groups = {"a": ["x", "y"], "b": ["y", "y", 3], "c": ["z"], "d": ["z"], "e": [4]}
+    given = {"supernodes": [{"label": label, "members": members} for label, members in groups.items()]}
+    found = {one["label"]: one["members"] for one in engine.ask("work", given=given)["supernodes"]}
+    assert found == {"a": ["x"], "b": ["y"], "d": ["z"]}
+
+
 @pytest.mark.parametrize("size", [(300, 300), (900, 500)])
 def test_no_two_nodes_have_one_place(engine: Engine, file: Path, size: tuple[int, int]) -> None:
     random_graph(5, n_layers=5, n_pos=4, n_features=60).save(file)

@@ -67,11 +67,16 @@ export function unpin(work: Work, names: readonly string[]): Work {
 
 /** One supernode of these nodes, which are pinned and belong to no other. */
 export function group(work: Work, label: string, names: readonly string[]): Work {
+  return { ...pin(work, names), supernodes: joined(work.supernodes, label, names) };
+}
+
+/** These supernodes and one more: its members leave those that had them. */
+function joined(supernodes: readonly Supernode[], label: string, names: readonly string[]): Supernode[] {
   const taken = new Set(names);
-  const others = work.supernodes
+  const others = supernodes
     .map((one) => ({ ...one, members: one.members.filter((name) => !taken.has(name)) }))
     .filter((one) => one.members.length);
-  return { ...pin(work, names), supernodes: [...others, { label: distinct(label, others), members: [...taken] }] };
+  return [...others, { label: distinct(label, others), members: [...taken] }];
 }
 
 export function rename(work: Work, label: string, to: string): Work {
@@ -117,10 +122,10 @@ export function asWork(given: unknown, otherwise: Work): Work {
     density: typeof found["density"] === "number" ? share(found["density"], 1) : null,
     sign: found["sign"] === "positive" || found["sign"] === "negative" ? found["sign"] : "both",
     pins: [...new Set(list(found["pins"], text, otherwise.pins))],
-    supernodes: list(found["supernodes"], isSupernode, otherwise.supernodes).reduce<Supernode[]>(
-      (kept, one) => [...kept, { label: distinct(one.label, kept), members: one.members.filter(text) }],
-      [],
-    ),
+    supernodes: list(found["supernodes"], isSupernode, otherwise.supernodes)
+      .map((one) => ({ ...one, members: one.members.filter(text) }))
+      .filter((one) => one.members.length)
+      .reduce<Supernode[]>((kept, one) => joined(kept, one.label, one.members), []),
     labels: { ...otherwise.labels, ...(Object.fromEntries(labels) as Record<string, string>) },
   };
 }
