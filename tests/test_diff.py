@@ -10,7 +10,7 @@ from hypothesis import given, settings
 import tl_circuits as tlc
 from tests.graphs import Recipe, names, random_graph, recipes
 from tests.test_refusals import refusal
-from tl_circuits.graph.diff import aligned
+from tl_circuits.graph.diff import WEIGHTS, aligned
 from tl_circuits.nodes import Kind
 
 
@@ -70,10 +70,23 @@ def test_nodes_at_tokens_that_only_one_prompt_has_keep_apart() -> None:
 def test_graphs_of_two_transcoders_are_refused() -> None:
     graph = random_graph(3)
     other = dataclasses.replace(graph, provenance=dataclasses.replace(graph.provenance, transcoder="other"))
-    with refusal(tlc.GraphError, "two transcoders: 'toy-clt' of 3 layers, and 'other' of 3. Compare"):
+    with refusal(tlc.GraphError, "two transcoders: the CLT 'toy-clt' of 3 layers, and the CLT 'other' of 3 layers"):
         graph.diff(other)
-    with refusal(tlc.GraphError, "of 3 layers, and 'toy-clt' of 2"):
+    with refusal(tlc.GraphError, "of 3 layers, and the CLT 'toy-clt' of 2"):
         graph.diff(random_graph(3, n_layers=2))
+    kind = dataclasses.replace(graph, provenance=dataclasses.replace(graph.provenance, transcoder_kind="PLT"))
+    with refusal(tlc.GraphError, "and the PLT 'toy-clt' of 3 layers. Compare graphs of one transcoder"):
+        graph.diff(kind)
+
+
+def test_graphs_of_other_weights_under_one_name_are_compared_with_a_warning() -> None:
+    graph, other = (
+        dataclasses.replace(made, provenance=dataclasses.replace(made.provenance, settings={WEIGHTS: weights}))
+        for made, weights in ((random_graph(3), "aaaa"), (random_graph(3), "bbbb"))
+    )
+    assert not graph.diff(graph).moved()
+    with pytest.warns(tlc.TLCircuitsWarning, match=r"other weights \(aaaa and bbbb\): features of one number may"):
+        graph.diff(other)
 
 
 def test_what_is_no_graph_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

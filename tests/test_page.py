@@ -150,6 +150,31 @@ def test_a_page_starts_with_what_is_asked_for() -> None:
     assert work(document(graph)) == {"pins": [], "supernodes": []}
 
 
+def test_json_of_a_pruned_graph_is_shown_whole_and_its_scores_say_what_they_are_of(tmp_path: Path) -> None:
+    graph = random_graph(3, n_features=9)
+    graph.prune(0.8, 0.9).to_json(tmp_path / "cut.json")
+    graph.to_json(tmp_path / "whole.json")
+    cut, whole = tlc.load_graph(tmp_path / "cut.json"), tlc.load_graph(tmp_path / "whole.json")
+    assert (cut.cut_before, whole.cut_before) == (True, False)
+    shown = work(document(cut))
+    assert (shown["nodes"], shown["edges"]) == (1, 1)
+    assert "nodes" not in work(document(whole))
+    assert work(document(cut, nodes=0.5))["nodes"] == 0.5
+    said = "of what the file holds alone: what was pruned before is not counted"
+    assert said in cut.scores().note
+    assert said not in whole.scores().note
+    assert "before it was written as JSON" in str(cut)
+    assert not tlc.load_graph(graph.prune(0.8, 0.9).save(tmp_path / "cut.graph")).cut_before
+
+
+def test_a_node_stands_in_one_supernode() -> None:
+    graph = random_graph(3, n_features=9)
+    name = str(graph.nodes[0])
+    with pytest.raises(tlc.SettingError, match=r"is in the supernodes 'x' and 'y': a node stands in one"):
+        document(graph, supernodes={"x": [name], "y": [name]})
+    document(graph, supernodes={"x": [name, name]})
+
+
 def test_cards_of_other_graphs_stay_out() -> None:
     graph = chain()
     card = Card([(" Austin", 2.0)], [(" Salem", -1.5)], [(["a", "b"], [0.0, 1.23456])])

@@ -35,6 +35,8 @@ def lines(graph: GraphRecord, scores: GraphScores, influence: Float64[Tensor, " 
     if graph.pruned is not None:
         before = f"{graph.pruned.nodes_before} nodes and {graph.pruned.edges_before} edges"
         found.append(("pruned", f"to {graph.pruned.node_threshold} / {graph.pruned.edge_threshold}, from {before}"))
+    if graph.cut_before:
+        found.append(("pruned", "before it was written as JSON; scores are of what the file holds alone"))
     found.append(("replacement", _share(scores.replacement_bounds)))
     found.append(("completeness", _share(scores.completeness_bounds)))
     if graph.coverage < 1:

@@ -8,13 +8,15 @@ from difflib import SequenceMatcher
 from jaxtyping import Float64
 from torch import Tensor
 
-from tl_circuits.errors import GraphError
+from tl_circuits.errors import GraphError, warn_once
 from tl_circuits.graph.asked import number
-from tl_circuits.graph.record import GraphRecord
+from tl_circuits.graph.record import GraphRecord, Provenance
 from tl_circuits.graph.views import NodeView, label_of
 from tl_circuits.nodes import Kind, NodeId
 
 Place = tuple[int, int, int, int]
+WEIGHTS = "transcoder_weights"
+"""Among the settings of a graph: the fingerprint of its transcoder's weights."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,23 @@ def aligned(first: Sequence[str], second: Sequence[str]) -> dict[int, int]:
 
 def _check_same_features(first: GraphRecord, second: GraphRecord) -> None:
     made, other = first.provenance, second.provenance
-    if made.n_layers != other.n_layers or (
-        made.transcoder and other.transcoder and made.transcoder != other.transcoder
-    ):
+    known = [(made.transcoder, other.transcoder), (made.transcoder_kind, other.transcoder_kind)]
+    if made.n_layers != other.n_layers or any(one and another and one != another for one, another in known):
         raise GraphError(
-            f"These graphs have features of two transcoders: {made.transcoder!r:.60} of {made.n_layers} layers, and "
-            f"{other.transcoder!r:.60} of {other.n_layers}. Compare graphs of one transcoder."
+            f"These graphs have features of two transcoders: {_transcoder(made)}, and {_transcoder(other)}. Compare "
+            "graphs of one transcoder."
         )
+    weights = [made.settings.get(WEIGHTS), other.settings.get(WEIGHTS)]
+    if all(weights) and weights[0] != weights[1]:
+        warn_once(
+            f"The transcoders of these graphs have one name, {made.transcoder!r:.60}, and other weights "
+            f"({weights[0]!s:.20} and {weights[1]!s:.20}): features of one number may have nothing in common.",
+            stacklevel=4,
+        )
+
+
+def _transcoder(made: Provenance) -> str:
+    return f"the {made.transcoder_kind} {made.transcoder!r:.60} of {made.n_layers} layers"
 
 
 def _place(graph: GraphRecord, view: NodeView, back: dict[int, int] | None) -> Place | str:

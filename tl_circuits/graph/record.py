@@ -149,6 +149,12 @@ class GraphRecord:
     labels: Mapping[tuple[int, int], str] = field(default_factory=dict)
     pruned: Pruned | None = None
 
+    @property
+    def cut_before(self) -> bool:
+        """Whether it was read from JSON that holds the rest of a pruned graph, without what was pruned."""
+        read = self.provenance.settings.get("read_from_json")
+        return self.pruned is None and isinstance(read, Mapping) and bool(read.get("pruned"))
+
     def __post_init__(self) -> None:
         self._check_lengths()
         self._check_coordinates()

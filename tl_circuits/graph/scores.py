@@ -127,4 +127,6 @@ def _note(graph: GraphRecord) -> str:
         notes.append(f"partial graph, coverage {graph.coverage:.3f}")
     if graph.pruned is not None:
         notes.append("what was pruned counts as error")
+    if graph.cut_before:
+        notes.append("of what the file holds alone: what was pruned before is not counted")
     return "; ".join(notes)

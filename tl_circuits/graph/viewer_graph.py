@@ -248,6 +248,7 @@ class _Read:
         metadata, file = self.file.metadata, self.file
         read = {"file": file.path.name, "layers": "half blocks" if file.has_attention else "blocks"}
         read |= {"repairs": list(self.mended)} if self.mended else {}
+        read |= {"pruned": True} if _is_pruned(metadata) else {}
         figures = {name: self.ours[name] for name in ("replacement", "completeness") if name in self.ours}
         if isinstance(self.ours.get("provenance"), dict):
             made = Provenance.from_dict(self.ours["provenance"])
@@ -367,3 +368,10 @@ def _chance(value: object) -> float:
 
 def _text(given: object) -> str:
     return given if isinstance(given, str) else ""
+
+
+def _is_pruned(metadata: Mapping[str, Any]) -> bool:
+    """Whether the file says that it holds a part of a graph, as nearly every viewer's does."""
+    said = metadata.get("pruning_settings")
+    told = [metadata.get("node_threshold"), *(said.values() if isinstance(said, dict) else ())]
+    return any(isinstance(share, int | float) and 0 < share < 1 for share in told)

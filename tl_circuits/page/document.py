@@ -137,17 +137,29 @@ def _work(
     groups: dict[str, list[str]] = {}
     for label, members in _groups(supernodes).items():
         groups[label] = [names[row_of(graph, member)] for member in _nodes(f"supernodes[{label!r:.40}]", members)]
+    _refuse_twice(groups)
     pins = [names[row_of(graph, name)] for name in _nodes("pinned", pinned)]
     work: dict[str, Any] = {
         "pins": list(dict.fromkeys([*pins, *(name for members in groups.values() for name in members)])),
         "supernodes": [{"label": label, "members": members} for label, members in groups.items() if members],
     }
-    for name, threshold in (("nodes", nodes), ("edges", edges)):
+    whole = 1.0 if graph.cut_before else None
+    for name, threshold in (("nodes", whole if nodes is None else nodes), ("edges", whole if edges is None else edges)):
         if threshold is not None:
             if share(threshold) is None:
                 raise SettingError(f"{name}={threshold!r:.80} is no share of influence: give 0 < {name} <= 1, say 0.8.")
             work[name] = float(threshold)
     return work
+
+
+def _refuse_twice(groups: Mapping[str, Sequence[str]]) -> None:
+    group_of: dict[str, str] = {}
+    for label, members in groups.items():
+        for name in members:
+            if group_of.setdefault(name, label) != label:
+                raise SettingError(
+                    f"{name} is in the supernodes {group_of[name]!r:.40} and {label!r:.40}: a node stands in one."
+                )
 
 
 def _groups(supernodes: object) -> Mapping[str, Any]:
