@@ -303,6 +303,45 @@ def test_undo_and_redo_by_keys(chromium: Browser, page: Path) -> None:
 
 
 @needs_browser
+@pytest.mark.parametrize("view", ["canvas.front", "tr[tabindex='0']"])
+def test_who_has_found_a_node_acts_on_it_by_keys(chromium: Browser, page: Path, view: str) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        if view != "canvas.front":
+            tab.keyboard.press("t")
+        find(tab, "L2/623")
+        tab.keyboard.press("Enter")
+        until(tab, f"document.activeElement.matches(`{view}`)")
+        tab.keyboard.press("p")
+        assert watched.work()["pins"] == ["L2/623@9"]
+        find(tab, "Texas")
+        for query, at in (("", "#search"), ("", view)):
+            tab.keyboard.press("Escape")
+            assert tab.evaluate("tlCircuitsPage.store.query.value") == query
+            until(tab, f"document.activeElement.matches(`{at}`)")
+        tab.keyboard.press("?")
+        tab.get_by_role("dialog", name="Help").wait_for()
+
+
+@needs_browser
+def test_a_search_keeps_the_ends_of_paths(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        for word, end in (("las", "From"), ("L2/623", "To")):
+            find(tab, word)
+            tab.keyboard.press("Enter")
+            tab.get_by_role("tab", name="Paths").click()
+            tab.get_by_label(f"{end}: use selected").click()
+        find(tab, "L1/386")
+        tab.keyboard.press("Enter")
+        assert tab.get_by_role("tab", name="Paths").get_attribute("aria-selected") == "true"
+        tab.get_by_role("tab", name="Node").click()
+        tab.get_by_role("tab", name="Paths").click()
+        steps = tab.locator(".pathlist li").first.locator(".chip")
+        assert [steps.first.get_attribute("title"), steps.last.get_attribute("title")] == ["token@8", "L2/623@9"]
+
+
+@needs_browser
 def test_labels_are_edited_and_found(chromium: Browser, page: Path) -> None:
     with chromium.tab() as watched:
         tab = watched.open(page)

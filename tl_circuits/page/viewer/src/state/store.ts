@@ -27,6 +27,9 @@ export interface Store {
   query: Signal<string>;
   asTable: Signal<boolean>;
   pane: Signal<Pane>;
+  /** The ends of the paths that are shown; null where any will do. */
+  from: Signal<number | null>;
+  to: Signal<number | null>;
   dialog: Signal<Dialog>;
   said: Signal<string>;
   renaming: Signal<string | null>;
@@ -127,6 +130,8 @@ export function createStore(graph: Graph, page: PageData): Store {
     marked: signal<ReadonlySet<number>>(new Set()),
     asTable: signal(false),
     pane,
+    from: signal<number | null>(null),
+    to: signal<number | null>(null),
     dialog: signal<Dialog>(null),
     said: saying,
     renaming: signal(null),

@@ -175,7 +175,7 @@ function About() {
 }
 
 const KEYS: [string, string][] = [
-  ["/", "search; ↓ ↑ move in the list, Enter selects"],
+  ["/", "search; ↓ ↑ move in the list, Enter selects and goes to the graph, Esc clears and then leaves"],
   ["← → ↑ ↓", "in the graph: to the next node by token, by layer; in the table: by row"],
   ["P", "pin or unpin the selected node"],
   ["M", "mark it for grouping (or shift-click)"],

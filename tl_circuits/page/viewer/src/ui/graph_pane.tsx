@@ -153,6 +153,12 @@ export function GraphPane() {
   );
 }
 
+/** Keys are the graph's, or the table's, from now on. Where neither is in sight they are at least nobody's else. */
+export function toGraph(): void {
+  document.querySelector<HTMLElement>("canvas.front, .pane.main tr[data-at]")?.focus({ preventScroll: true });
+  if (document.activeElement instanceof HTMLInputElement) document.activeElement.blur();
+}
+
 /** What keys and exports need of the pane that is on the page. */
 export const exposed: { zoomBy: (factor: number) => void; fit: () => void; centre: (x: number, y: number) => void; scene: () => Scene | null } = {
   centre: () => undefined,

@@ -1,4 +1,3 @@
-import { useSignal } from "@preact/signals";
 import { strongest, type Path } from "../graph/paths.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
@@ -14,8 +13,7 @@ const K = 5;
 /** The strongest paths between two nodes; without a start, from wherever influence begins. */
 export function PathsPane() {
   const store = useStore();
-  const from = useSignal<number | null>(null);
-  const to = useSignal<number | null>(null);
+  const { from, to } = store;
   const paths = strongest(store.graph, store.merged.value, K, from.value, to.value);
   const leave = () => (pathLinks.value = null);
   return (

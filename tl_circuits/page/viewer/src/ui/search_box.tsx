@@ -4,6 +4,7 @@ import { FEATURE, KINDS } from "../graph/graph.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
 import { groupRows, pinAll } from "./deeds.ts";
+import { toGraph } from "./graph_pane.tsx";
 import { called, count, percent, written } from "./words.ts";
 
 const MOST = 50;
@@ -22,8 +23,13 @@ export function SearchBox() {
   const choose = (row: number | undefined) => {
     if (row === undefined) return;
     store.select(row);
-    store.pane.value = "node";
+    // Who looks at paths goes on doing so.
+    if (store.pane.value !== "paths") store.pane.value = "node";
+    leave();
+  };
+  const leave = () => {
     open.value = false;
+    toGraph();
   };
   return (
     <div
@@ -31,11 +37,10 @@ export function SearchBox() {
       ref={box}
       onFocusOut={(event) => !box.current?.contains(event.relatedTarget as Node) && (open.value = false)}
       onKeyDown={(event) => {
-        if (event.key === "Escape" && (store.query.value || open.value)) {
-          event.stopPropagation();
-          store.query.value = "";
-          open.value = false;
-        }
+        if (event.key !== "Escape") return;
+        event.stopPropagation();
+        if (store.query.value) store.query.value = "";
+        else leave();
       }}
     >
       <input

@@ -20,10 +20,6 @@ export function TablePane() {
   const rows = sortRows(graph, store.labels.value, store.influence, store.rows.value, order.value);
   const first = Math.max(0, Math.floor(top.value / HIGH) - SPARE);
   const shown = rows.slice(first, first + 60 + SPARE);
-  useEffect(() => {
-    const place = rows.indexOf(store.selected.value ?? -1);
-    if (place >= 0) active.value = place;
-  }, [store.selected.value]);
   const go = (to: number) => {
     const next = Math.max(0, Math.min(rows.length - 1, to));
     active.value = next;
@@ -32,6 +28,12 @@ export function TablePane() {
     else if ((next + 2) * HIGH > box.scrollTop + box.clientHeight - HIGH) box.scrollTop = (next + 2) * HIGH - box.clientHeight + HIGH;
     requestAnimationFrame(() => box.querySelector<HTMLElement>(`[data-at="${next}"]`)?.focus());
   };
+  useEffect(() => {
+    const place = rows.indexOf(store.selected.value ?? -1);
+    if (place < 0) return;
+    if (body.current!.contains(document.activeElement)) go(place);
+    else active.value = place;
+  }, [store.selected.value]);
   const keys = (event: KeyboardEvent) => {
     const row = rows[active.value];
     const steps: Record<string, number> = { ArrowDown: active.value + 1, ArrowUp: active.value - 1, PageDown: active.value + 12, PageUp: active.value - 12, Home: 0, End: rows.length - 1 };
