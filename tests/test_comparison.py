@@ -1,8 +1,11 @@
 """Circuits of any units on one measure: what the curves hold by law, and scorers against brute force."""
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +13,8 @@ from torch import Tensor
 import tl_circuits as tlc
 from tests import models
 from tests.test_refusals import refusal
-from tl_circuits.comparison import Basis, Task, circuit_curve
+from tl_circuits.comparison import Basis, CircuitCurve, Task, circuit_curve
+from tl_circuits.comparison.curve import told_apart, whole_numbers
 from tl_circuits.comparison.passes import Recorded, recorded, through
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.errors import FitError, PromptError, SettingError
@@ -413,6 +417,7 @@ def test_settings_that_are_none_are_refused() -> None:
     for options, says in (
         ({"sizes": [n_units + 1]}, rf"leave the 0 to {n_units} units"),
         ({"steps": 0}, "steps=0 integrates nothing"),
+        ({"sizes": [-1]}, r"sizes=\[-1\]: a circuit has 0 units or more"),
         ({"scorer": (torch.zeros(3, 5, 31),) * 3}, r"shapes \[\(3, 5, 31\).*units of the slots are \[\(3, 5, 32\)"),
         ({"scorer": (torch.full((3, 5, 32), torch.nan),) * 3}, "slot 0 hold NaN"),
     ):
@@ -420,6 +425,16 @@ def test_settings_that_are_none_are_refused() -> None:
             circuit_curve(model, basis, asked, **{"scorer": "ig-inputs", **options})
     with refusal(SettingError, "neurons are no transcoder's features: score them by 'ig-inputs'"):
         scores(model, basis, asked, "influence")
+
+
+def test_numbers_that_are_not_whole_are_refused() -> None:
+    # Users have no types checked.
+    for given in ([2.0], 8, "12"):
+        with refusal(SettingError, "give a list of whole numbers of units"):
+            inspect.unwrap(whole_numbers)(given)
+    model = models.model_of("gpt2", "hooked")
+    with refusal(SettingError, "steps=1.5 integrates nothing: give a whole number"):
+        inspect.unwrap(scores)(model, Basis.neurons(model), task(model), "ig-inputs", steps=1.5)
 
 
 def test_a_task_that_the_model_cannot_do_is_refused() -> None:
@@ -434,6 +449,50 @@ class _SAE:
     def __init__(self, hook_name: str, normalize: str = "none") -> None:
         metadata = type("Metadata", (), {"hook_name": hook_name})()
         self.cfg = type("Config", (), {"metadata": metadata, "normalize_activations": normalize})()
+
+
+def test_without_the_corrupted_runs_errors_a_basis_has_an_empty_circuit_of_its_own_to_beat() -> None:
+    model = models.model_of("gpt2", "hooked")
+    with refusal(SettingError, "no circuit can be found", "basis's own: take errors='corrupted'"):
+        circuit_curve(model, basis_of("PLT", model), task(model), errors="kept")
+
+
+def test_a_prompt_that_is_its_own_counterfactual_is_refused() -> None:
+    corrupted = CORRUPTED.clone()
+    corrupted[1] = CLEAN[1]
+    with refusal(PromptError, "prompt 1 is its own counterfactual", r"give another one.*\(1 here\)"):
+        Task("same", CLEAN, corrupted, torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
+
+
+def test_a_difference_of_rounding_alone_is_nothing_to_share() -> None:
+    whole = torch.full((2,), 3.0, dtype=torch.float64)
+    none, rows = torch.zeros(0, 2, dtype=torch.float64), torch.zeros(0, 2, dtype=torch.bool)
+    for less, is_told in ((1e-8, False), (1e-3, True)):
+        made = CircuitCurve("any", "any", "any", "corrupted", (), none, none, rows, whole - less, whole)
+        if is_told:
+            assert told_apart(made) is made
+        else:
+            with refusal(SettingError, "measures 3, and the empty circuit 3:"):
+                told_apart(made)
+
+
+def test_a_task_of_another_model_is_refused() -> None:
+    model = models.model_of("gpt2", "hooked")
+    basis, asked = Basis.neurons(model), task(model)
+    with refusal(PromptError, "its prompts hold token ids from 1 to 40, but the model has 0 to 36", "by Task.of"):
+        circuit_curve(model, basis, replace(asked, clean=CLEAN + torch.tensor([0, 10, 0, 0, 0])))
+    for answer in (-1, 37):
+        answers = torch.full((3,), answer)
+        with refusal(tlc.TargetError, f"tokens {answer} to {answer}, but the model gives 0 to 36"):
+            circuit_curve(model, basis, replace(asked, answer=answers))
+    with refusal(tlc.TargetError, r"contrast has shape \(3, 5\), but there are 3 prompts and 37 tokens"):
+        circuit_curve(model, basis, replace(asked, contrast=torch.ones(3, 5)))
+
+
+def test_sizes_are_plain_integers_whatever_they_were_given_as() -> None:
+    found = inspect.unwrap(whole_numbers)([*torch.tensor([2, 1]), *np.array([3]), True])
+    assert found == [2, 1, 3, 1]
+    assert {type(size) for size in found} == {int}
 
 
 def test_saes_that_do_not_fit_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Edges between heads and MLPs: scores against brute force, and what their circuits hold by law."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,3 +147,6 @@ def test_settings_that_are_none_are_refused() -> None:
     found = edge_scores(model, asked.part([0]), "eap")
     with refusal(SettingError, r"shape \(1, 10, 10\), but there are 3 prompts, 10 targets and 10 sources"):
         edge_curve(model, asked, found)
+    blank = replace(edge_scores(model, asked, "eap"), values=torch.full((3, 10, 10), torch.nan, dtype=torch.float64))
+    with refusal(SettingError, "Edge scores hold NaN or infinity"):
+        edge_curve(model, asked, blank)

@@ -1,5 +1,6 @@
 """Curves of graphs' edges: what holds of them by law, and one of them against a pass by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import tl_circuits as tlc
 from tests import models
 from tests.test_comparison import planted, task
 from tests.test_refusals import refusal
-from tl_circuits.comparison import graph_curve, pruned_to
+from tl_circuits.comparison import Task, graph_curve, pruned_to
 from tl_circuits.errors import SettingError
 from tl_circuits.nodes import Kind
 
@@ -27,11 +28,20 @@ every_transcoder = pytest.mark.parametrize(
 )
 
 
+def turned(asked: Task) -> Task:
+    return replace(asked, answer=asked.corrupted_answer, corrupted_answer=asked.answer)
+
+
 @both
 @every_transcoder
 def test_with_errors_kept_all_edges_are_the_model(options: dict[str, Any], model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
-    curve = graph_curve(model, models.transcoder(**options), task(model), errors="kept", sizes=[])
+    transcoder, asked = models.transcoder(**options), task(model)
+    try:
+        curve = graph_curve(model, transcoder, asked, errors="kept", sizes=[])
+    except SettingError:
+        # What a random transcoder's features write may say the other answer.
+        curve = graph_curve(model, transcoder, turned(asked), errors="kept", sizes=[])
     torch.testing.assert_close(curve.faithful[-1], curve.whole, atol=1e-6, rtol=0)
     assert float(curve.faithfulness[0]) == 0
     torch.testing.assert_close(curve.complete[-1], curve.faithful[0])
@@ -88,3 +98,13 @@ def test_a_graph_is_cut_to_so_many_features_and_edges() -> None:
     assert int(counted.sum()) == 30
     with refusal(SettingError, r"pruned_to\(features=0\): keep at least 1"):
         pruned_to(graph, features=0)
+
+
+def test_what_cannot_be_measured_of_graphs_is_refused() -> None:
+    model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
+    asked = task(model).part([0])
+    with refusal(SettingError, r"sizes=\[-1, 5\]: a circuit has 0 units or more"):
+        graph_curve(model, clt, asked, sizes=[-1, 5])
+    # The graph without edges does better on these answers than the model.
+    with refusal(SettingError, "tells the prompts from their counterfactuals no better", "Check the answers"):
+        graph_curve(model, clt, turned(asked), sizes=[])

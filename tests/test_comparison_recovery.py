@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 import tl_circuits as tlc
 from tests.test_comparison import planted
+from tests.test_refusals import refusal
 from tl_circuits.comparison import Basis
 from tl_circuits.comparison.recovery import average_precision, best_f1, description_length, variable_recovery
 from tl_circuits.comparison.scorers import scores
+from tl_circuits.errors import SettingError
 from tl_circuits.nodes import Feature, Kind
 from tl_circuits.zoo import compiled
 
@@ -32,6 +34,12 @@ def test_areas_are_what_is_counted_by_hand() -> None:
     assert best_f1(found, TRUTH) == pytest.approx(2 * (2 / 3) / (1 + 2 / 3))
     # The other way round: the true ones are third and last.
     assert average_precision(-found, TRUTH) == pytest.approx(0.5 / 3 + 0.5 * 2 / 5)
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    for found in (average_precision, best_f1):
+        with refusal(SettingError, "1 of 5 scores are NaN"):
+            found(torch.tensor([math.nan, 1.0, 2.0, 3.0, 4.0]), TRUTH)
 
 
 def test_a_score_that_is_the_same_for_all_knows_no_more_than_the_share_of_what_is_true() -> None:

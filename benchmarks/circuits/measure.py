@@ -89,15 +89,25 @@ def edges(suite: Suite, task: Task) -> Reading:
 def graph_edges(
     suite: Suite, transcoder: CrossLayerTranscoder, task: Task, errors: GraphErrors, *, control: bool
 ) -> Reading:
-    """Curves of the graphs' edges, and as a control in an order drawn at random."""
+    """Curves of the graphs' edges, and as a control in an order drawn at random.
+
+    None where errors are kept and all that the features write does not tell the answers apart.
+    """
     sizes = [2**power for power in range(14)]
     orders = {"influence": None, "random": 0} if control else {"influence": None}
-    return {
-        name: written(
-            graph_curve(suite.model, transcoder, task, errors=errors, sizes=sizes, random=random, progress=False)
-        )
-        for name, random in orders.items()
-    }
+    found: Reading = {}
+    for name, random in orders.items():
+        try:
+            curve = graph_curve(
+                suite.model, transcoder, task, errors=errors, sizes=sizes, random=random, progress=False
+            )
+        except tlc.SettingError:
+            # As in `curves`: then there is nothing to share.
+            if errors == "corrupted":
+                raise
+            continue
+        found[name] = written(curve)
+    return found
 
 
 GRAPHS = 24

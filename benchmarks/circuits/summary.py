@@ -138,6 +138,8 @@ def _graph_orders(named: str, of: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     for order in ("influence", "random"):
         # Each dictionary's graphs have their own number of edges, and so their own last size.
         areas = [Readings.of([row[order]]).drawn(0, 0) for row in of if order in row]
+        if not areas:
+            continue
         found = {"cpr": of_seeds([float(one.cpr[0]) for one in areas])}
         for size in (64, 256, 1024):
             found[f"F({size})"] = of_seeds([float(one.at(size)[0]) for one in areas])

@@ -7,6 +7,7 @@ corrupted run ∅ is the same for every basis of the MLPs: all their outputs are
 kept or zero, and where heads are units too, a basis has its own ∅, and its curves are on a scale of their own.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -18,7 +19,7 @@ from torch import Tensor
 from tl_circuits.comparison.basis import Basis
 from tl_circuits.comparison.passes import Errors, Scores, recorded, through
 from tl_circuits.comparison.scorers import Scorer, scores
-from tl_circuits.comparison.task import Task
+from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.progress import stage
 from tl_circuits.sites import Model
@@ -27,6 +28,8 @@ ENOUGH = 0.8
 """Of faithfulness: k_80 is the least size that reaches it."""
 LEFT = 0.2
 """Of completeness: what may be left without the circuit."""
+ROUNDING = 1e-6
+"""Of the measure: a difference between model and empty circuit that is no larger is nothing to share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +145,7 @@ def circuit_curve(
     """
     if errors not in get_args(Errors):
         raise SettingError(f"errors={errors!r} is none: give one of {', '.join(get_args(Errors))}.")
+    check_task(model, task)
     clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
     by_slot = scores(model, basis, task, scorer, steps=steps, seed=seed) if isinstance(scorer, str) else tuple(scorer)
     _check_scores(by_slot, [units.shape[:3] for units in clean.units])
@@ -190,13 +194,22 @@ def measured_curve(
         empty=measured[0, True],
         whole=task.measure(whole),
     )
-    if not float(curve.whole.mean()) > float(curve.empty.mean()):
-        raise SettingError(
-            f"On {task.name!r} the model measures {float(curve.whole.mean()):.3g}, and the empty circuit "
-            f"{float(curve.empty.mean()):.3g}: it tells the prompts from their counterfactuals no better, so no "
-            "circuit can be found. Check the answers, or take prompts that the model answers."
-        )
-    return curve
+    return told_apart(curve)
+
+
+def told_apart(curve: CircuitCurve) -> CircuitCurve:
+    """The curve. Raises `SettingError` where the model does no better on the prompts than the empty circuit."""
+    whole, empty = float(curve.whole.mean()), float(curve.empty.mean())
+    if whole - empty > ROUNDING * float(curve.whole.abs().mean()):
+        return curve
+    if curve.errors == "corrupted":
+        how = "Check the answers, or take prompts that the model answers."
+    else:
+        how = f"With errors {curve.errors} that circuit is the basis's own: take errors='corrupted', or a better basis."
+    raise SettingError(
+        f"On {curve.task!r} the model measures {whole:.3g}, and the empty circuit {empty:.3g}: it tells the prompts "
+        f"from their counterfactuals no better, so no circuit can be found. {how}"
+    )
 
 
 def _check_scores(given: Scores, shapes: Sequence[Sequence[int]]) -> None:
@@ -212,11 +225,23 @@ def _check_scores(given: Scores, shapes: Sequence[Sequence[int]]) -> None:
 
 def sizes_of(given: Sequence[int] | None, n_units: int) -> tuple[int, ...]:
     """0, all units, and between them those that were given, or the powers of 2."""
-    if given is not None and any(not 0 <= size <= n_units for size in given):
-        raise SettingError(f"sizes={list(given)} leave the 0 to {n_units:,} units that there are.")
     powers = [2**power for power in range(n_units.bit_length()) if 2**power < n_units]
+    chosen = powers if given is None else whole_numbers(given)
+    if any(not 0 <= size <= n_units for size in chosen):
+        raise SettingError(f"sizes={chosen} leave the 0 to {n_units:,} units that there are.")
     # The empty circuit and all units are the scale that the others are on.
-    return tuple(sorted({0, n_units, *(powers if given is None else given)}))
+    return tuple(sorted({0, n_units, *chosen}))
+
+
+def whole_numbers(sizes: Sequence[int]) -> list[int]:
+    """Sizes as Python's own integers. Raises `SettingError` for what is none, or below 0."""
+    try:
+        found = [operator.index(size) for size in sizes]
+    except TypeError:
+        raise SettingError(f"sizes={sizes!r:.80}: give a list of whole numbers of units, as [1, 2, 4].") from None
+    if any(size < 0 for size in found):
+        raise SettingError(f"sizes={found}: a circuit has 0 units or more.")
+    return found
 
 
 def _circuit(

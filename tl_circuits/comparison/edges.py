@@ -20,7 +20,7 @@ from torch import Tensor
 from tl_circuits.comparison.curve import CircuitCurve, measured_curve, sizes_of
 from tl_circuits.comparison.parts import Parts
 from tl_circuits.comparison.passes import last_logits
-from tl_circuits.comparison.task import Task
+from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.sites import Model, Tap, installed
 
@@ -48,8 +48,9 @@ def edge_scores(model: Model, task: Task, scorer: EdgeScorer = "eap-ig", *, step
     """
     if scorer not in get_args(EdgeScorer):
         raise SettingError(f"scorer={scorer!r} is none: give one of {', '.join(get_args(EdgeScorer))}.")
-    if steps < 1:
-        raise SettingError(f"steps={steps} integrates nothing: give 1 or more.")
+    if not isinstance(steps, int) or steps < 1:
+        raise SettingError(f"steps={steps} integrates nothing: give a whole number, 1 or more.")
+    check_task(model, task)
     parts = Parts.of(model)
     clean, corrupted = (_outputs(parts, tokens) for tokens in (task.clean, task.corrupted))
     shares = [1.0] if scorer == "eap" else [(step + 0.5) / steps for step in range(steps)]
@@ -83,6 +84,8 @@ def edge_curve(
             f"Edge scores have shape {tuple(found.values.shape)}, but there are {len(task)} prompts, "
             f"{len(parts.targets)} targets and {len(parts.sources)} sources: score this task on this model."
         )
+    if not bool(found.values.isfinite().all()):
+        raise SettingError("Edge scores hold NaN or infinity: no order can be made of them.")
     there = parts.exists.flatten().nonzero()[:, 0]
     order = there[found.values.flatten(1)[:, there].abs().cpu().argsort(dim=1, descending=True, stable=True)]
     corrupted = _outputs(parts, task.corrupted)

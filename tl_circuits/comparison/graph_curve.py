@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from tl_circuits.attribution import Targets, attribute
-from tl_circuits.comparison.curve import CircuitCurve
-from tl_circuits.comparison.task import Task
+from tl_circuits.comparison.curve import CircuitCurve, told_apart, whole_numbers
+from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.graph.influence import (
@@ -90,10 +90,12 @@ def graph_curve(
     edges takes all of them; the last size is all. `random` is the seed of an order drawn at random instead: the
     control. The answer that a circuit gives is not known, since only one difference is computed: `answered` says
     whether that is above 0. Of TopK, the features that the clean prompt chose stay chosen. Raises `SettingError` for
-    errors that are none.
+    errors and sizes that are none, and where the model does no better on the prompts than the graphs without edges.
     """
     if errors not in ("corrupted", "kept"):
         raise SettingError(f"errors={errors!r} is none: give one of corrupted, kept.")
+    wanted = None if sizes is None else whole_numbers(sizes)
+    check_task(model, task)
     prompts = []
     with stage("tracing prompts", len(task), show=progress) as bar:
         for number in range(len(task)):
@@ -105,14 +107,14 @@ def graph_curve(
     else:
         orders = [one.rank for one in prompts]
     most = max(len(order) for order in orders)
-    chosen = sorted({0, most, *([2**power for power in range(most.bit_length())] if sizes is None else sizes)})
+    chosen = sorted({0, most, *([2**power for power in range(most.bit_length())] if wanted is None else wanted)})
     chosen = [size for size in chosen if size <= most]
     measured = [
         [[_measured(one, order, size, of) for one, order in zip(prompts, orders, strict=True)] for size in chosen]
         for of in (True, False)
     ]
     faithful, complete = (torch.tensor(rows, dtype=torch.float64) for rows in measured)
-    return CircuitCurve(
+    curve = CircuitCurve(
         basis=f"edges of {'PLT' if transcoder.is_per_layer else 'CLT'} graphs",
         task=task.name,
         scorer="influence" if random is None else "random",
@@ -124,6 +126,7 @@ def graph_curve(
         empty=faithful[0],
         whole=torch.tensor([one.whole for one in prompts], dtype=torch.float64),
     )
+    return told_apart(curve)
 
 
 def pruned_to(graph: AttributionGraph, *, features: int | None = None, edges: int | None = None) -> AttributionGraph:

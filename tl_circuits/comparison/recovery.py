@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from tl_circuits.errors import SettingError
+
 
 def average_precision(scores: Float[Tensor, " item"], truth: Bool[Tensor, " item"]) -> float:
     """The area under precision by recall, AUPRC: Σ (R_n − R_(n−1)) P_n over distinct scores; nan where nothing is true.
 
-    1 where every true item scores higher than every other; items of one score are counted together.
+    1 where every true item scores higher than every other; items of one score are counted together. Raises
+    `SettingError` for scores that are NaN.
     """
     precision, recall = _precision_and_recall(scores, truth)
     return float((recall.diff(prepend=recall.new_zeros(1)) * precision).sum())
@@ -31,6 +34,10 @@ def best_f1(scores: Float[Tensor, " item"], truth: Bool[Tensor, " item"]) -> flo
 def _precision_and_recall(
     scores: Float[Tensor, " item"], truth: Bool[Tensor, " item"]
 ) -> tuple[Float64[Tensor, " threshold"], Float64[Tensor, " threshold"]]:
+    if bool(scores.isnan().any()):
+        raise SettingError(
+            f"{int(scores.isnan().sum())} of {len(scores)} scores are NaN, which have no order: leave those items out."
+        )
     ordered, order = scores.to(torch.float64).sort(descending=True)
     hits = truth[order].to(torch.float64).cumsum(0)
     # The last item of each run of equal scores: a threshold cannot part them.

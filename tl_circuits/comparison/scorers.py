@@ -23,7 +23,7 @@ from torch import Tensor
 from tl_circuits.comparison.basis import Basis
 from tl_circuits.comparison.influence import influence_scores
 from tl_circuits.comparison.passes import Recorded, Scores, last_logits, pushed, recorded
-from tl_circuits.comparison.task import Task
+from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.sites import Model, Tap, embedding_tap, installed
 
@@ -41,8 +41,9 @@ def scores(model: Model, basis: Basis, task: Task, scorer: Scorer, *, steps: int
     """
     if scorer not in get_args(Scorer):
         raise SettingError(f"scorer={scorer!r} is none: give one of {', '.join(get_args(Scorer))}.")
-    if steps < 1:
-        raise SettingError(f"steps={steps} integrates nothing: give 1 or more.")
+    if not isinstance(steps, int) or steps < 1:
+        raise SettingError(f"steps={steps} integrates nothing: give a whole number, 1 or more.")
+    check_task(model, task)
     if scorer == "influence":
         if basis.transcoder is None:
             raise SettingError(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.attribution.targets import token_id
-from tl_circuits.errors import PromptError
+from tl_circuits.errors import PromptError, TargetError
 from tl_circuits.replacement.prompt import Prompt, tokenize
 from tl_circuits.sites import Model
 
@@ -22,8 +22,8 @@ class Task:
 
     The measure of a pass is the logit of the clean answer less that of the corrupted one, at the last position; with
     a `contrast`, weights over the vocabulary, it is Σ contrast · probability instead (where several answers are right,
-    +1 for each of them and −1 for each wrong one). Raises `PromptError` for pairs that differ in length or answers that
-    are the same.
+    +1 for each of them and −1 for each wrong one). Raises `PromptError` for pairs that differ in length, or whose
+    prompts or answers are the same.
     """
 
     name: str
@@ -66,6 +66,13 @@ class Task:
                 f"({int(self.answer[same[0]])}), so nothing tells them apart: leave out such pairs ({len(same)} here)."
             )
 
+        same = (self.clean == self.corrupted).all(1).nonzero()[:, 0].tolist()
+        if same:
+            raise PromptError(
+                f"Task {self.name!r}: prompt {same[0]} is its own counterfactual, token for token, so no unit differs "
+                f"between the runs: give another one, or leave out such pairs ({len(same)} here)."
+            )
+
     def __len__(self) -> int:
         return len(self.clean)
 
@@ -87,6 +94,30 @@ class Task:
             return (logits.softmax(-1) * self.contrast.to(logits)).sum(-1)
         rows = torch.arange(len(self), device=logits.device)
         return logits[rows, self.answer.to(logits.device)] - logits[rows, self.corrupted_answer.to(logits.device)]
+
+
+def check_task(model: Model, task: Task) -> None:
+    """Raises `PromptError` for token ids that the model has not, and `TargetError` for answers that it cannot give."""
+    d_vocab = model.cfg.d_vocab
+    for name, tokens in (("prompts", task.clean), ("counterfactuals", task.corrupted)):
+        if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
+            raise PromptError(
+                f"Task {task.name!r}: its {name} hold token ids from {int(tokens.min())} to {int(tokens.max())}, but "
+                f"the model has 0 to {d_vocab - 1}: make the task of this model, by Task.of."
+            )
+    out = getattr(model.cfg, "d_vocab_out", None) or -1
+    n_logits = out if out > 0 else d_vocab
+    for answers in (task.answer, task.corrupted_answer):
+        if int(answers.min()) < 0 or int(answers.max()) >= n_logits:
+            raise TargetError(
+                f"Task {task.name!r}: its answers are tokens {int(answers.min())} to {int(answers.max())}, but the "
+                f"model gives 0 to {n_logits - 1}: make the task of this model, by Task.of."
+            )
+    if task.contrast is not None and tuple(task.contrast.shape) != (len(task), n_logits):
+        raise TargetError(
+            f"Task {task.name!r}: its contrast has shape {tuple(task.contrast.shape)}, but there are {len(task)} "
+            f"prompts and {n_logits} tokens to answer: give a weight for each."
+        )
 
 
 def _side_by_side(model: Model, name: str, prompts: Sequence[Prompt]) -> Int64[Tensor, "prompt pos"]:
