@@ -427,6 +427,14 @@ def test_settings_that_are_none_are_refused() -> None:
         scores(model, basis, asked, "influence")
 
 
+def test_padding_that_the_model_would_read_as_text_is_refused(demo: Any) -> None:
+    model, _ = demo
+    asked = Task.of(model, [("the state containing Dallas is", "the state containing Oakland is", 3, 4)])
+    padded = [torch.nn.functional.pad(tokens, (2, 0)) for tokens in (asked.clean, asked.corrupted)]
+    with refusal(PromptError, "starts with 2 padding tokens", "leave them out"):
+        circuit_curve(model, Basis.neurons(model), replace(asked, clean=padded[0], corrupted=padded[1]))
+
+
 def test_numbers_that_are_not_whole_are_refused() -> None:
     # Users have no types checked.
     for given in ([2.0], 8, "12"):
@@ -479,7 +487,7 @@ def test_a_difference_of_rounding_alone_is_nothing_to_share() -> None:
 def test_a_task_of_another_model_is_refused() -> None:
     model = models.model_of("gpt2", "hooked")
     basis, asked = Basis.neurons(model), task(model)
-    with refusal(PromptError, "its prompts hold token ids from 1 to 40, but the model has 0 to 36", "by Task.of"):
+    with refusal(PromptError, r"Token ids \[40\] are outside the vocabulary of 37 tokens", "this model's tokenizer"):
         circuit_curve(model, basis, replace(asked, clean=CLEAN + torch.tensor([0, 10, 0, 0, 0])))
     for answer in (-1, 37):
         answers = torch.full((3,), answer)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tl_circuits.attribution.targets import token_id
 from tl_circuits.errors import PromptError, TargetError
-from tl_circuits.replacement.prompt import Prompt, tokenize
+from tl_circuits.replacement.prompt import Prompt, check_tokens, tokenize
 from tl_circuits.sites import Model
 
 Pair = tuple[Prompt, Prompt, str | int, str | int]
@@ -97,16 +97,11 @@ class Task:
 
 
 def check_task(model: Model, task: Task) -> None:
-    """Raises `PromptError` for token ids that the model has not, and `TargetError` for answers that it cannot give."""
-    d_vocab = model.cfg.d_vocab
-    for name, tokens in (("prompts", task.clean), ("counterfactuals", task.corrupted)):
-        if int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
-            raise PromptError(
-                f"Task {task.name!r}: its {name} hold token ids from {int(tokens.min())} to {int(tokens.max())}, but "
-                f"the model has 0 to {d_vocab - 1}: make the task of this model, by Task.of."
-            )
+    """Raises `PromptError` for tokens that the model cannot read, and `TargetError` for answers that it cannot give."""
+    for tokens in (*task.clean, *task.corrupted):
+        check_tokens(model, tokens)
     out = getattr(model.cfg, "d_vocab_out", None) or -1
-    n_logits = out if out > 0 else d_vocab
+    n_logits = out if out > 0 else model.cfg.d_vocab
     for answers in (task.answer, task.corrupted_answer):
         if int(answers.min()) < 0 or int(answers.max()) >= n_logits:
             raise TargetError(

@@ -40,12 +40,17 @@ def tokenize(model: Model, prompt: Prompt, masked_positions: Sequence[int] | Non
     for ids outside the vocabulary, for padding before the beginning and for positions outside the prompt.
     """
     tokens = _ids(model, prompt)
-    _check_ids(model, tokens)
-    _check_padding(model, tokens)
+    check_tokens(model, tokens)
     strings = _strings(model, tokens)
     masked, why = _masked(model, tokens, strings, masked_positions)
     _warn_of_unknown_words(model, prompt, tokens)
     return TokenizedPrompt(tokens, strings, masked, why)
+
+
+def check_tokens(model: Model, tokens: Int64[Tensor, " pos"]) -> None:
+    """Raises `PromptError` for token ids that the model cannot read as one prompt, as `tokenize` does."""
+    _check_ids(model, tokens)
+    _check_padding(model, tokens)
 
 
 _USER_TURN = ("<start_of_turn>", "user", "\n")
