@@ -285,6 +285,32 @@ def test_the_address_follows_what_is_done(chromium: Browser, page: Path) -> None
 
 
 @needs_browser
+def test_a_link_that_does_not_fit_is_told_so(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    other = tlc.save_page(random_graph(4, n_layers=3, n_features=8), tmp_path / "other.html", nodes=1.0)
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        button(tab, "Pin the ten features that matter most").click()
+        until(tab, "location.hash.startsWith('#v1=')")
+        whole, pins = tab.evaluate("location.hash"), watched.work()["pins"]
+        tab.reload()
+        tab.wait_for_selector("#search")
+        assert tab.get_by_role("alert").count() == 0
+    for hash in (whole[: len(whole) // 2], "#v1=garbage!!", "#v2=abc"):
+        with chromium.tab() as watched:
+            tab = watched.open(page, hash)
+            assert "This link is damaged" in tab.get_by_role("alert").inner_text()
+            button(tab, "Close this notice").click()
+            until(tab, "!document.querySelector('.notice')")
+    with chromium.tab() as watched:
+        tab = watched.open(other, whole)
+        here = tab.evaluate("tlCircuitsPage.store.graph.names")
+        missing = [name for name in pins if name not in here]
+        said = tab.get_by_role("alert").inner_text()
+        assert f"made on another graph. Of the 10 nodes that it pins or groups, {len(missing)} are missing" in said
+        assert watched.work()["pins"] == [name for name in pins if name in here]
+
+
+@needs_browser
 def test_undo_and_redo_by_keys(chromium: Browser, page: Path) -> None:
     with chromium.tab() as watched:
         tab = watched.open(page)
@@ -321,6 +347,39 @@ def test_who_has_found_a_node_acts_on_it_by_keys(chromium: Browser, page: Path, 
             until(tab, f"document.activeElement.matches(`{at}`)")
         tab.keyboard.press("?")
         tab.get_by_role("dialog", name="Help").wait_for()
+
+
+@needs_browser
+def test_who_has_named_something_is_where_it_is(chromium: Browser, page: Path) -> None:
+    with chromium.tab(reduced_motion="reduce") as watched:
+        tab = watched.open(page)
+        find(tab, "Texas")
+        button(tab, "Group as supernode").click()
+        said = tab.locator(".said")
+        assert "Type its name" in said.inner_text()
+        tab.keyboard.type("Lone star")
+        tab.keyboard.press("Enter")
+        here = "document.activeElement.getAttribute('aria-label') ?? document.activeElement.className"
+        for keys, label in (((), "Lone star"), (("F2", "Escape"), "Lone star"), (("F2", "x", "Enter"), "x")):
+            for key in keys:
+                tab.keyboard.press(key)
+            until(tab, f"({here}).startsWith('Supernode {label} of')")
+            assert said.inner_text() == f"Named “{label}”."
+        picture = tab.locator("#subgraph").bounding_box()
+        message = said.bounding_box()
+        assert message["y"] + message["height"] < picture["y"]
+        until(tab, "tlCircuitsPage.store.said.value === ''")
+        find(tab, "L2/623")
+        tab.keyboard.press("Enter")
+        for key in ("Enter", "Escape"):
+            tab.keyboard.press("r")
+            tab.get_by_label("Label of feature L2/623").wait_for()
+            tab.keyboard.press(key)
+            until(tab, f"({here}).startsWith('Attribution graph')")
+        button(tab, "Edit label").click()
+        until(tab, f"({here}) === 'Label of feature L2/623'")
+        tab.keyboard.press("Enter")
+        until(tab, f"({here}) === 'Edit label'")
 
 
 @needs_browser

@@ -10,7 +10,7 @@ export async function toHash(value: unknown): Promise<string> {
   return START + btoa(binary).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 }
 
-/** Null where the hash is none of ours. */
+/** Null where the hash is none of ours, or damaged. */
 export async function fromHash(hash: string): Promise<unknown> {
   if (!hash.startsWith(START) || hash.length > LARGEST) return null;
   try {
@@ -19,6 +19,21 @@ export async function fromHash(hash: string): Promise<unknown> {
   } catch {
     return null;
   }
+}
+
+/** Whether it says that it is one of ours, of whatever version. */
+export function claims(hash: string): boolean {
+  return /^#v\d+=/.test(hash);
+}
+
+/** Eight digits by which graphs are told apart: of their tokens and nodes, in order. */
+export function fingerprint(words: Iterable<string>): string {
+  let found = 0x811c9dc5;
+  for (const word of words) {
+    for (let at = 0; at < word.length; at++) found = Math.imul(found ^ word.charCodeAt(at), 0x01000193);
+    found = Math.imul(found ^ 0xffff, 0x01000193);
+  }
+  return (found >>> 0).toString(16).padStart(8, "0");
 }
 
 export function fromBase64(text: string): Uint8Array<ArrayBuffer> {

@@ -32,6 +32,8 @@ export interface Store {
   to: Signal<number | null>;
   dialog: Signal<Dialog>;
   said: Signal<string>;
+  /** What a person has to know, until they close it. */
+  notice: Signal<string>;
   renaming: Signal<string | null>;
   /** Interventions: those recorded with the page, or what its kernel has run. */
   runs: Signal<Run[]>;
@@ -134,6 +136,7 @@ export function createStore(graph: Graph, page: PageData): Store {
     to: signal<number | null>(null),
     dialog: signal<Dialog>(null),
     said: saying,
+    notice: signal(""),
     renaming: signal(null),
     nEdges: computed(() => cut.value.edges.reduce((sum, kept) => sum + kept, 0)),
     suggestions,

@@ -1,6 +1,8 @@
+import { effect } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import type { Pane, Store } from "../state/store.ts";
 import { StoreContext, useStore } from "./context.ts";
+import { Button } from "./button.tsx";
 import { Chips } from "./chips.tsx";
 import { Dialogs } from "./dialogs.tsx";
 import { GraphPane } from "./graph_pane.tsx";
@@ -24,6 +26,7 @@ function tabsOf(store: Store): [Pane, string, string][] {
 
 export function App({ store }: { store: Store }) {
   useEffect(() => listen(store), []);
+  useEffect(() => passing(store), []);
   const pane = store.pane.value;
   const tabs = tabsOf(store);
   const tab = tabs.some(([name]) => name === pane) ? pane : "node";
@@ -48,10 +51,27 @@ export function App({ store }: { store: Store }) {
           <button type="button" key={name} aria-current={pane === name ? "page" : undefined} onClick={() => (store.pane.value = name)}>{title}</button>
         ))}
       </nav>
-      <div class="said" role="status" aria-live="polite">{store.said.value}</div>
+      <div class="said" role="status" aria-live="polite">{store.said.value && <span key={store.said.value}>{store.said.value}</span>}</div>
+      {store.notice.value && (
+        <div class="notice" role="alert">
+          <span>{store.notice.value}</span>
+          <Button quiet label="Close this notice" onClick={() => (store.notice.value = "")}>✕</Button>
+        </div>
+      )}
       <Dialogs />
     </StoreContext.Provider>
   );
+}
+
+const SAID_MS = 5000;
+
+/** What was said goes away by itself. */
+function passing({ said, renaming }: Store): () => void {
+  let timer = 0;
+  return effect(() => {
+    clearTimeout(timer);
+    if (said.value && renaming.value === null) timer = window.setTimeout(() => (said.value = ""), SAID_MS);
+  });
 }
 
 function Details({ tab }: { tab: Pane }) {

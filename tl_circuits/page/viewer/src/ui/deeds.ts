@@ -54,12 +54,14 @@ export function groupMarked(store: Store): void {
   groupRows(store, marked.value.size ? [...marked.value] : selected.value === null ? [] : [selected.value], "supernode");
 }
 
-export function renameTo(store: Store, label: string, to: string): void {
+/** What the supernode is called from now on. */
+export function renameTo(store: Store, label: string, to: string): string {
   store.renaming.value = null;
-  if (to.trim() && to.trim() !== label) {
-    store.change(rename(store.work.value, label, to.trim()));
-    store.say(`Renamed to “${to.trim()}”.`);
-  }
+  const at = store.work.value.supernodes.findIndex((one) => one.label === label);
+  if (to.trim() && to.trim() !== label) store.change(rename(store.work.value, label, to.trim()));
+  const now = store.work.value.supernodes[at]?.label ?? label;
+  store.say(`Named “${now}”.`);
+  return now;
 }
 
 export function dissolve(store: Store, label: string): void {

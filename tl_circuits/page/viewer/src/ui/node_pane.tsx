@@ -1,4 +1,5 @@
 import { useSignal } from "@preact/signals";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { ERROR, FEATURE, TARGET, TOKEN, featureKey, visible } from "../graph/graph.ts";
 import { label } from "../state/work.ts";
 import { Button } from "./button.tsx";
@@ -61,6 +62,22 @@ function Empty() {
 function Title({ row }: { row: number }) {
   const store = useStore();
   const editing = useSignal(false);
+  const pencil = useRef<HTMLHeadingElement>(null);
+  const former = useRef<Element | null>(null);
+  const edit = () => {
+    former.current = document.activeElement;
+    editing.value = true;
+  };
+  // The focus goes back to where it came from: the graph, or the pencil.
+  const done = () => {
+    const back = former.current?.isConnected && former.current !== document.body ? (former.current as HTMLElement) : pencil.current?.querySelector("button");
+    back?.focus();
+  };
+  const byKey = useRef(false);
+  useLayoutEffect(() => {
+    if (!editing.value && byKey.current) done();
+    byKey.current = false;
+  }, [editing.value]);
   const key = featureKey(store.graph, row);
   const said = store.labels.value.get(key) ?? "";
   const own = key in store.work.value.labels;
@@ -77,6 +94,9 @@ function Title({ row }: { row: number }) {
         defaultValue={said}
         onKeyDown={(event) => {
           event.stopPropagation();
+          byKey.current = event.key === "Enter" || event.key === "Escape";
+          // What has the focus next would be pressed by the same key.
+          if (byKey.current) event.preventDefault();
           if (event.key === "Enter") keep(event.currentTarget.value);
           if (event.key === "Escape") editing.value = false;
         }}
@@ -85,9 +105,9 @@ function Title({ row }: { row: number }) {
     );
   }
   return (
-    <h2>
+    <h2 ref={pencil}>
       {said ? visible(said) : <span class="soft">no label</span>}{" "}
-      <Button quiet onClick={() => (editing.value = true)} label={said ? "Edit label" : "Add a label"} title="Edit label (R)">✎</Button>
+      <Button quiet onClick={edit} label={said ? "Edit label" : "Add a label"} title="Edit label (R)">✎</Button>
       {own && <Button quiet onClick={() => store.change(label(store.work.value, key, null))} label="Take your label back" title="Take your label back">↺</Button>}
     </h2>
   );

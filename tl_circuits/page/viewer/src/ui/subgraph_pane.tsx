@@ -9,6 +9,9 @@ import { dissolve, groupRows, pinTop, renameTo, toggleMark } from "./deeds.ts";
 import { Suggestions } from "./suggestions.tsx";
 import { percent } from "./words.ts";
 
+/** The supernode whose box gets the focus once it is there: that which was named by keys. */
+let named: string | null = null;
+
 const ruler = typeof document === "undefined" ? null : document.createElement("canvas").getContext("2d");
 
 function measure(text: string): number {
@@ -99,12 +102,16 @@ function BoxView({ box, focus }: { box: Box; focus: { value: string | null } }) 
   const store = useStore();
   const { graph } = store;
   const input = useRef<HTMLInputElement>(null);
+  const button = useRef<SVGGElement>(null);
   const renaming = box.isSupernode && store.renaming.value === box.label;
   // At once: what is typed next belongs into the box.
   useLayoutEffect(() => {
     if (renaming) {
       input.current?.focus();
       input.current?.select();
+    } else if (box.isSupernode && named === box.label) {
+      named = null;
+      button.current?.focus();
     }
   }, [renaming]);
   const pinned = store.work.value.pins.includes(graph.names[box.rows[0]]);
@@ -139,14 +146,15 @@ function BoxView({ box, focus }: { box: Box; focus: { value: string | null } }) 
             defaultValue={box.label}
             onKeyDown={(event) => {
               event.stopPropagation();
-              if (event.key === "Enter") renameTo(store, box.label, event.currentTarget.value);
-              if (event.key === "Escape") store.renaming.value = null;
+              if (event.key === "Enter") named = renameTo(store, box.label, event.currentTarget.value);
+              if (event.key === "Escape") named = renameTo(store, box.label, box.label);
             }}
-            onBlur={(event) => renaming && renameTo(store, box.label, event.currentTarget.value)}
+            onBlur={(event) => store.renaming.value === box.label && renameTo(store, box.label, event.currentTarget.value)}
           />
         </foreignObject>
       ) : (
         <g
+          ref={button}
           role="button"
           tabIndex={0}
           aria-label={box.isSupernode ? `Supernode ${visible(box.label)} of ${box.rows.length} nodes. F2 renames, Delete ungroups.` : `${visible(box.label)}, ${graph.names[box.rows[0]]}. M marks, Delete unpins.`}
