@@ -162,6 +162,7 @@ def test_cards_go_onto_a_page_with_their_labels(tmp_path: Path) -> None:
     result = run("page", str(tmp_path / "some.graph"), "--cards", str(tmp_path / "some.cards"), "--json")
     assert result.exit_code == 0, result.output
     shown = json.loads(unpacked((tmp_path / "some.html").read_text(encoding="utf-8"), "page-data"))["cards"]
+    assert "Of 2 labels of the cards 1 are not shown: the graph has its own" in " ".join(result.stderr.split())
     assert set(shown) == {f"{layer}/{index}" for layer, index in {first, second}}
     assert shown["/".join(map(str, first))]["density"] == 0.5
     packed = tmp_path / "packed.graph"

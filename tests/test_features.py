@@ -327,6 +327,12 @@ def demo() -> tuple[Any, Any]:
 
 
 @pytest.mark.slow
+def test_words_that_the_tokenizer_does_not_know_are_told(demo: tuple[Any, Any]) -> None:
+    with pytest.warns(tlc.TLCircuitsWarning, match=r"1 of 4 tokens \(25\.0%\) of the data are unknown"):
+        tlc.feature_cards(*demo, ["the capital of Atlantis"], features=[(0, 1)], progress=False)
+
+
+@pytest.mark.slow
 def test_every_active_feature_of_the_demo_s_prompts_has_a_card_with_examples(demo: tuple[Any, Any]) -> None:
     from tl_circuits.zoo.cards import world_texts
     from tl_circuits.zoo.world import world

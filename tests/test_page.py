@@ -167,6 +167,20 @@ def test_json_of_a_pruned_graph_is_shown_whole_and_its_scores_say_what_they_are_
     assert not tlc.load_graph(graph.prune(0.8, 0.9).save(tmp_path / "cut.graph")).cut_before
 
 
+def test_a_page_is_called_as_browsers_know_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        tlc.SettingError, match=r"a.txt' is a page's file and browsers go by its name: call it '.*a.html'"
+    ):
+        tlc.save_page(random_graph(3), tmp_path / "a.txt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_no_page_to_write(tmp_path: Path) -> None:
+    result = run("page", str(tmp_path))
+    assert result.exit_code == 1
+    assert "is a folder: give a graph's file, or --serve" in " ".join(result.stderr.split())
+
+
 def test_a_node_stands_in_one_supernode() -> None:
     graph = random_graph(3, n_features=9)
     name = str(graph.nodes[0])

@@ -15,6 +15,8 @@ from tl_circuits.terminal import check_place, show, working
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
+    from tl_circuits.features import FeatureCards
+    from tl_circuits.graph import AttributionGraph
     from tl_circuits.graph.views import NodeName
     from tl_circuits.nodes import Feature
 
@@ -71,6 +73,18 @@ def _grouped(file: Path) -> "tuple[list[Feature], dict[str, Sequence[NodeName]]]
     return alone, {name: list(members) for name, members in groups.items() if members[0] not in alone}
 
 
+def _labelled(graph: "AttributionGraph", cards: "FeatureCards") -> "AttributionGraph":
+    from tl_circuits.errors import warn_once
+
+    own, theirs = dict(graph.labels), cards.labels()
+    behind = sum(own.get(feature, label) != label for feature, label in theirs.items())
+    if behind:
+        warn_once(
+            f"Of {len(theirs)} labels of the cards {behind} are not shown: the graph has its own of these features."
+        )
+    return graph.with_labels(theirs | own)
+
+
 def _printed(file: Path) -> dict[str, Any]:
     """What a command printed into a file."""
     import json
@@ -123,16 +137,19 @@ def page_command(
         _serve(graph if graph.is_dir() else graph.parent, port, allow_save, open_it)
         return
     with working():
+        from tl_circuits.errors import SettingError
         from tl_circuits.features import load_cards
         from tl_circuits.graph import load_graph
         from tl_circuits.page import load_labels, save_page
 
+        if graph.is_dir():
+            raise SettingError(f"'{graph}' is a folder: give a graph's file, or --serve to look at all that it holds.")
         place = graph.with_suffix(".html") if out is None else out
         check_place(place)
         found = load_graph(graph)
         found = found if labels is None else found.with_labels(load_labels(labels))
         known = None if cards is None else load_cards(cards, features=found)
-        found = found if known is None else found.with_labels(known.labels() | dict(found.labels))
+        found = found if known is None else _labelled(found, known)
         pinned, supernodes = _grouped(graph)
         page = save_page(
             found,

@@ -11,6 +11,7 @@ from torch import Tensor
 from tl_circuits.errors import PromptError
 from tl_circuits.graph.asked import whole
 from tl_circuits.harvest import COLUMNS, kept_tokens
+from tl_circuits.harvest.prompts import warn_of_unknown_words
 from tl_circuits.sites import Model
 
 Data = Any
@@ -125,4 +126,8 @@ def _side_by_side(model: Model, rows: list[list[int]], first: int) -> Pass:
             f"{model.cfg.d_vocab} tokens (0 to {model.cfg.d_vocab - 1}): the data was made with another model's "
             "tokenizer."
         )
-    return Pass(tokens, there & kept_tokens(tokens, model.tokenizer), first)
+    kept = there & kept_tokens(tokens, model.tokenizer)
+    # Once a stream; what the rest of it is like, the first prompts tell.
+    if first == 0:
+        warn_of_unknown_words(tokens[kept], model.tokenizer)
+    return Pass(tokens, kept, first)

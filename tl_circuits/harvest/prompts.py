@@ -82,7 +82,7 @@ class Prompts:
             raise PromptError(
                 f"None of the {tokens.numel()} tokens is left to train on: all are padding or beginnings of sequence."
             )
-        _warn_of_unknown_words(tokens[kept], model.tokenizer)
+        warn_of_unknown_words(tokens[kept], model.tokenizer)
         return cls(tokens, kept)
 
     @property
@@ -127,7 +127,8 @@ def _warn_of_padding_on_the_left(tokens: Tensor, there: Tensor, tokenizer: Any) 
         )
 
 
-def _warn_of_unknown_words(kept: Int64[Tensor, " token"], tokenizer: Any) -> None:
+def warn_of_unknown_words(kept: Int64[Tensor, " token"], tokenizer: Any) -> None:
+    """Says once how many tokens the tokenizer reads as unknown, if it has such a token."""
     unknown = getattr(tokenizer, "unk_token_id", None)
     # GPT-2's tokenizer gives the unknown the id of its end of text.
     if unknown is None or unknown in (getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")):
@@ -136,7 +137,7 @@ def _warn_of_unknown_words(kept: Int64[Tensor, " token"], tokenizer: Any) -> Non
     if n:
         warn_once(
             f"{n} of {len(kept)} tokens ({n / len(kept):.1%}) of the data are unknown to the model's tokenizer: what "
-            "is trained on them is no word's. Mind case and spaces, or give texts of the model's own vocabulary.",
+            "is made of them is no word's. Mind case and spaces, or give texts of the model's own vocabulary.",
             stacklevel=4,
         )
 

@@ -75,6 +75,10 @@ def save_page(
     thresholds, cards or groups that cannot be, and `FileError` where the file cannot be written.
     """
     file = file_name(path)
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise SettingError(
+            f"'{file}' is a page's file and browsers go by its name: call it '{file.with_suffix('.html')}'."
+        )
     page = document(
         graph,
         title=title,
