@@ -80,7 +80,8 @@ def _labelled(graph: "AttributionGraph", cards: "FeatureCards") -> "AttributionG
     behind = sum(own.get(feature, label) != label for feature, label in theirs.items())
     if behind:
         warn_once(
-            f"Of {len(theirs)} labels of the cards {behind} are not shown: the graph has its own of these features."
+            f"Of {len(theirs)} labels of the cards {behind} are not shown: the graph has its own of these features.",
+            stacklevel=2,
         )
     return graph.with_labels(theirs | own)
 
