@@ -415,6 +415,55 @@ def test_labels_are_edited_and_found(chromium: Browser, page: Path) -> None:
         tab.get_by_text("1 node found").wait_for()
 
 
+@needs_browser
+def test_a_long_label_leaves_room_for_the_rest(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        label = "word " * 1000 + "end"
+        tab.evaluate(f"(s => s.change({{...s.work.value, labels: {{'2/623': '{label}'}}}}))(tlCircuitsPage.store)")
+        find(tab, "L2/623")
+        tab.keyboard.press("Enter")
+        title = tab.locator(".node h2")
+        assert title.bounding_box()["height"] < 120
+        button(tab, "More of the label").click()
+        until(tab, "document.querySelector('.node h2').offsetHeight > 400")
+        button(tab, "Less of the label").click()
+        until(tab, "document.querySelector('.node h2').offsetHeight < 120")
+        tab.evaluate("tlCircuitsPage.store.hovered.value = tlCircuitsPage.store.selected.value")
+        assert tab.locator(".tip").bounding_box()["height"] < 150
+        tab.keyboard.press("r")
+        assert tab.get_by_label("Label of feature L2/623").input_value() == label
+
+
+@needs_browser
+def test_boxes_are_told_apart_and_strong_ties_have_their_part(chromium: Browser, page: Path) -> None:
+    with chromium.tab() as watched:
+        tab = watched.open(page)
+        same = {"2/623": "one word", "1/386": "one word"}
+        pins = ["L2/623@9", "L1/386@9", "L0/496@9"]
+        tab.evaluate(f"(s => s.change({{...s.work.value, pins: {pins}, labels: {same}}}))(tlCircuitsPage.store)")
+        tab.locator("#subgraph .box").first.wait_for()
+        texts = tab.locator("#subgraph .box text").all_text_contents()
+        assert len(set(texts)) == len(texts)
+        assert {"one word L2/623@9", "one word L1/386@9"} < set(texts)
+        amounts = tab.locator("#subgraph .amount")
+        assert amounts.count() > 2
+        for tie in tab.locator("#subgraph .tie:has(.amount)").all():
+            title = tie.locator("title").text_content()
+            amount = tie.locator(".amount").text_content()
+            assert f": {amount} of its inputs" in title
+            assert float(amount[1:-1]) >= 5
+        places = [one.bounding_box() for one in (*amounts.all(), *tab.locator("#subgraph .target").all())]
+        over = [
+            (a, b)
+            for at, a in enumerate(places)
+            for b in places[:at]
+            if min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"]) > 1
+            and min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"]) > 1
+        ]
+        assert not over
+
+
 # Keys
 
 

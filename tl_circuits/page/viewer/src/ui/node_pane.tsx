@@ -59,6 +59,9 @@ function Empty() {
   );
 }
 
+/** Labels of more characters are shown by their first lines. */
+const LONG_LABEL = 200;
+
 function Title({ row }: { row: number }) {
   const store = useStore();
   const editing = useSignal(false);
@@ -81,6 +84,8 @@ function Title({ row }: { row: number }) {
   const key = featureKey(store.graph, row);
   const said = store.labels.value.get(key) ?? "";
   const own = key in store.work.value.labels;
+  const whole = useSignal(false);
+  const isLong = said.length > LONG_LABEL;
   const keep = (text: string) => {
     editing.value = false;
     if (text !== said) store.change(label(store.work.value, key, text));
@@ -106,9 +111,10 @@ function Title({ row }: { row: number }) {
   }
   return (
     <h2 ref={pencil}>
-      {said ? visible(said) : <span class="soft">no label</span>}{" "}
+      {said ? <span class={isLong && !whole.value ? "clamped" : ""}>{visible(said)}</span> : <span class="soft">no label</span>}{" "}
       <Button quiet onClick={edit} label={said ? "Edit label" : "Add a label"} title="Edit label (R)">✎</Button>
       {own && <Button quiet onClick={() => store.change(label(store.work.value, key, null))} label="Take your label back" title="Take your label back">↺</Button>}
+      {isLong && <Button quiet label={whole.value ? "Less of the label" : "More of the label"} onClick={() => (whole.value = !whole.value)}>{whole.value ? "less" : "more"}</Button>}
     </h2>
   );
 }

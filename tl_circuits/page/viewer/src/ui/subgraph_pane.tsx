@@ -1,7 +1,7 @@
 import { useComputed, useSignal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { visible } from "../graph/graph.ts";
-import { short, subgraph, type Box, type Tie } from "../view/subgraph.ts";
+import { amounts, curveOf, subgraph, type Box, type Tie } from "../view/subgraph.ts";
 import { unpin } from "../state/work.ts";
 import { Button } from "./button.tsx";
 import { useStore } from "./context.ts";
@@ -27,6 +27,7 @@ export function SubgraphPane() {
   const picture = useComputed(() => subgraph(store.graph, store.work.value, store.labels.value, store.shares, store.flow, measure));
   const focus = useSignal<string | null>(null);
   const { boxes, ties, width, height } = picture.value;
+  const spots = useComputed(() => amounts(picture.value.boxes, picture.value.ties));
   const grown = useSignal(1);
   const groups = store.suggestions.value;
   if (!boxes.length) {
@@ -56,7 +57,7 @@ export function SubgraphPane() {
           role="group"
           aria-label={`${boxes.length} boxes, ${ties.length} connections`}
         >
-          {ties.map((tie) => <Curve key={`${tie.source.key}\n${tie.target.key}`} tie={tie} focus={focus.value} />)}
+          {ties.map((tie) => <Curve key={`${tie.source.key}\n${tie.target.key}`} tie={tie} focus={focus.value} spot={spots.value.get(tie)} />)}
           {boxes.map((box) => <BoxView key={box.key} box={box} focus={focus} />)}
         </svg>
       </div>
@@ -78,24 +79,25 @@ function Beginning() {
   );
 }
 
-function Curve({ tie, focus }: { tie: Tie; focus: string | null }) {
-  const [x0, y0] = [tie.source.x + tie.source.width / 2, tie.source.y];
-  const [x1, y1] = [tie.target.x + tie.target.width / 2, tie.target.y + tie.target.height];
-  const level = Math.abs(tie.source.y - tie.target.y) < 1;
-  const bend = level ? 40 : Math.max(20, (y0 - y1) * 0.5);
-  const [end, tip] = level ? [tie.target.y, -bend] : [y1, bend];
+function Curve({ tie, focus, spot }: { tie: Tie; focus: string | null; spot: { x: number; y: number } | undefined }) {
+  const [x0, y0, ax, ay, bx, by, x1, y1] = curveOf(tie);
+  // All that is looked at is told; else what is strong and has room.
+  const amount = focus === null ? spot : near(tie, focus) && Math.abs(tie.part) >= 0.01 ? (spot ?? { x: (x0 + x1) / 2, y: (y0 + y1) / 2 }) : undefined;
   const size = Math.abs(tie.part);
-  const near = focus === null || tie.source.key === focus || tie.target.key === focus;
   return (
-    <g class={`tie ${tie.part < 0 ? "negative" : "positive"}${near ? "" : " far"}`}>
-      <path d={`M${x0} ${y0}C${x0} ${y0 - bend} ${x1} ${end + tip} ${x1} ${end}`} fill="none" stroke="currentColor" stroke-width={0.8 + 9 * Math.sqrt(size)} stroke-opacity={0.25 + 0.6 * Math.min(1, size * 3)} stroke-dasharray={tie.part < 0 ? "6 4" : undefined}>
+    <g class={`tie ${tie.part < 0 ? "negative" : "positive"}${near(tie, focus) ? "" : " far"}`}>
+      <path d={`M${x0} ${y0}C${ax} ${ay} ${bx} ${by} ${x1} ${y1}`} fill="none" stroke="currentColor" stroke-width={0.8 + 9 * Math.sqrt(size)} stroke-opacity={0.25 + 0.6 * Math.min(1, size * 3)} stroke-dasharray={tie.part < 0 ? "6 4" : undefined}>
         <title>{`${visible(tie.source.label)} → ${visible(tie.target.label)}: ${tie.part < 0 ? "−" : "+"}${percent(size)} of its inputs`}</title>
       </path>
-      {focus !== null && near && size >= 0.01 && (
-        <text x={(x0 + x1) / 2} y={(y0 + end) / 2} text-anchor="middle" dominant-baseline="central" font-size="11" class="amount">{`${tie.part < 0 ? "−" : "+"}${percent(size)}`}</text>
+      {amount && (
+        <text x={amount.x} y={amount.y} text-anchor="middle" dominant-baseline="central" font-size="11" class="amount">{`${tie.part < 0 ? "−" : "+"}${percent(size)}`}</text>
       )}
     </g>
   );
+}
+
+function near(tie: Tie, focus: string | null): boolean {
+  return focus === null || tie.source.key === focus || tie.target.key === focus;
 }
 
 function BoxView({ box, focus }: { box: Box; focus: { value: string | null } }) {
@@ -165,7 +167,7 @@ function BoxView({ box, focus }: { box: Box; focus: { value: string | null } }) 
           onDblClick={() => box.isSupernode && (store.renaming.value = box.label)}
         >
           <rect class="target" width={box.width} height={box.height} rx="8" />
-          <text x={box.width / 2} y={box.height / 2} text-anchor="middle" dominant-baseline="central" font-size="12.5">{short(visible(box.label).trim())}</text>
+          <text x={box.width / 2} y={box.height / 2} text-anchor="middle" dominant-baseline="central" font-size="12.5">{box.text}</text>
           <title>{box.isSupernode ? `${visible(box.label)}: ${box.rows.map((row) => graph.names[row]).join(", ")}` : graph.names[box.rows[0]]}</title>
         </g>
       )}

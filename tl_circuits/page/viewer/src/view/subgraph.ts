@@ -8,6 +8,8 @@ import { levelOf } from "./layout.ts";
 export interface Box {
   key: string;
   label: string;
+  /** What stands in it: its label, and its node's name where another box would say the same. */
+  text: string;
   rows: number[];
   isSupernode: boolean;
   x: number;
@@ -49,6 +51,7 @@ export function subgraph(graph: Graph, work: Work, labels: ReadonlyMap<string, s
   const matters = new Set(ties.filter((tie) => Math.abs(tie.part) >= LEAST_TOKEN_PART && tie.target.rows.some((row) => pinned.has(row))).map((tie) => tie.source.key));
   const shown = new Set(boxes.filter((one) => one.rows.some((row) => pinned.has(row) || graph.nodes.kind[row] === TARGET) || matters.has(one.key)));
   ties = ties.filter((tie) => shown.has(tie.source) && shown.has(tie.target));
+  nameApart(graph, [...shown]);
   return { ...arrange(graph, [...shown], measure), boxes: [...shown], ties };
 }
 
@@ -61,7 +64,53 @@ function boxesOf(graph: Graph, work: Work, labels: ReadonlyMap<string, string>):
 }
 
 function box(key: string, label: string, rows: number[], isSupernode: boolean): Box {
-  return { key, label, rows, isSupernode, x: 0, y: 0, width: 0, height: HEIGHT };
+  return { key, label, text: short(visible(label).trim()), rows, isSupernode, x: 0, y: 0, width: 0, height: HEIGHT };
+}
+
+/** Boxes of one text are told apart by the names of their nodes; a supernode's name is its own. */
+function nameApart(graph: Graph, boxes: readonly Box[]): void {
+  const often = new Map<string, number>();
+  for (const one of boxes) often.set(one.text, (often.get(one.text) ?? 0) + 1);
+  for (const one of boxes) {
+    if (one.isSupernode || often.get(one.text)! < 2) continue;
+    const name = graph.names[one.rows[0]];
+    if (one.text !== name) one.text = `${short(one.text, 12)} ${name}`;
+  }
+}
+
+/** Where a tie's line begins and ends, and the two points that bend it: x and y of each. */
+export function curveOf({ source, target }: Tie): [number, number, number, number, number, number, number, number] {
+  const [x0, y0] = [source.x + source.width / 2, source.y];
+  const x1 = target.x + target.width / 2;
+  const level = Math.abs(source.y - target.y) < 1;
+  const y1 = level ? target.y : target.y + target.height;
+  const bend = level ? 40 : Math.max(20, (y0 - y1) * 0.5);
+  return [x0, y0, x0, y0 - bend, x1, y1 + (level ? -bend : bend), x1, y1];
+}
+
+/** Ties of less than this part of the inputs stand without it until somebody looks at them. */
+const LEAST_AMOUNT = 0.05;
+const AMOUNT = { width: 40, height: 18 };
+
+/** Where the parts of strong ties are written: on the line, strongest first, over no box and no other part. */
+export function amounts(boxes: readonly Box[], ties: readonly Tie[]): Map<Tie, { x: number; y: number }> {
+  const taken = boxes.map((one) => ({ x: one.x + one.width / 2, y: one.y + one.height / 2, width: one.width, height: one.height }));
+  const found = new Map<Tie, { x: number; y: number }>();
+  const strong = ties.filter((tie) => Math.abs(tie.part) >= LEAST_AMOUNT).sort((a, b) => Math.abs(b.part) - Math.abs(a.part));
+  for (const tie of strong) {
+    const curve = curveOf(tie);
+    const spot = [0.5, 0.65, 0.35, 0.78, 0.22].map((t) => along(curve, t)).find(({ x, y }) =>
+      taken.every((other) => Math.abs(other.x - x) >= (other.width + AMOUNT.width) / 2 || Math.abs(other.y - y) >= (other.height + AMOUNT.height) / 2));
+    if (!spot) continue;
+    taken.push({ ...spot, ...AMOUNT });
+    found.set(tie, spot);
+  }
+  return found;
+}
+
+function along([x0, y0, x1, y1, x2, y2, x3, y3]: ReturnType<typeof curveOf>, t: number): { x: number; y: number } {
+  const [a, b, c, d] = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t ** 2 * (1 - t), t ** 3];
+  return { x: a * x0 + b * x1 + c * x2 + d * x3, y: a * y0 + b * y1 + c * y2 + d * y3 };
 }
 
 function tiesOf(boxes: Box[], shares: Shares, flow: Float64Array): Tie[] {
@@ -89,7 +138,7 @@ function tiesOf(boxes: Box[], shares: Shares, flow: Float64Array): Tie[] {
 function arrange(graph: Graph, boxes: Box[], measure: (text: string) => number): { width: number; height: number } {
   const levels = [...new Set(boxes.map((one) => level(graph, one)))].sort((a, b) => a - b);
   const rows = levels.map((height) => boxes.filter((one) => level(graph, one) === height).sort((a, b) => middle(graph, a) - middle(graph, b)));
-  for (const one of boxes) one.width = Math.min(190, Math.max(44, measure(short(one.label)) + 24));
+  for (const one of boxes) one.width = Math.min(220, Math.max(44, measure(one.text) + 24));
   const spans = rows.map((row) => row.reduce((sum, one) => sum + one.width + GAP, -GAP));
   const width = Math.max(...spans) + 2 * GAP;
   rows.forEach((row, at) => {
