@@ -21,7 +21,7 @@ import tl_circuits as tlc
 from tests import models
 from tl_circuits.__main__ import app
 from tl_circuits.attribution import many, trace
-from tl_circuits.attribution.made_by import SAMPLE, WHOLE, described, fingerprint
+from tl_circuits.attribution.made_by import RUN, RUNS, WHOLE, described, fingerprint
 from tl_circuits.attribution.prompts import as_json, read_prompts
 from tl_circuits.attribution.ranks import shares
 from tl_circuits.graph import Traced, files
@@ -367,7 +367,7 @@ def test_weights_are_told_by_a_sample_where_they_are_many() -> None:
             assert before == fingerprint(module)
             module.weight.view(-1)[-changes:] += 1
             assert fingerprint(module) != before
-    assert SAMPLE < WHOLE
+    assert RUN * RUNS < WHOLE
 
 
 @pytest.mark.slow

@@ -131,8 +131,12 @@ class TestTokens:
 
 
 class TestWhatShips:
-    def test_it_weighs_under_eight_megabytes(self) -> None:
-        assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 8e6
+    def test_it_weighs_under_eight_megabytes_and_with_the_atlas_under_twenty(self) -> None:
+        sizes = {path: path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()}
+        of_the_atlas = sum(size for path, size in sizes.items() if path.is_relative_to(ASSETS / "atlas"))
+        assert 0 < of_the_atlas
+        assert sum(sizes.values()) - of_the_atlas < 8e6
+        assert sum(sizes.values()) < 20e6
 
     def test_weights_are_safetensors_and_the_rest_is_text(self) -> None:
         suffixes = {path.suffix for path in ASSETS.rglob("*") if path.is_file()}

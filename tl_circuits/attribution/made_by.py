@@ -11,8 +11,10 @@ from tl_circuits.attribution.targets import Targets
 from tl_circuits.sites import Model, has_user_hooks
 from tl_circuits.transcoder import CrossLayerTranscoder
 
-WHOLE, SAMPLE = 2**20, 1024
+WHOLE = 2**20
 """Tensors of up to so many numbers are told by all of them, larger ones by a sample: they may be files of gigabytes."""
+RUNS, RUN = 16, 64
+"""The sample: so many runs of so many numbers. Each run brings some pages of a file into memory."""
 
 
 def made_by(
@@ -64,6 +66,7 @@ def _described(item: Any) -> str:
 def _sample(tensor: Tensor) -> bytes:
     n_numbers = tensor.numel()
     if n_numbers > WHOLE:
-        places = torch.linspace(0, n_numbers - 1, SAMPLE, dtype=torch.float64, device=tensor.device).long()
-        tensor = tensor[torch.unravel_index(places, tensor.shape)]
+        first = torch.linspace(0, n_numbers - RUN, RUNS, dtype=torch.float64, device=tensor.device).long()
+        places = first[:, None] + torch.arange(RUN, device=tensor.device)
+        tensor = tensor[torch.unravel_index(places.flatten(), tensor.shape)]
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -79,12 +79,7 @@ def train(
     read = Prompts.of(model, data, settings.context, settings.steps * settings.batch_tokens)
     prompts = _data(read, weights, scored)
     names = check_loggers(loggers, folder)
-    where = [None if path is None else file_name(path) for path in (folder, cache)]
-    taken = plan(
-        model, settings, read.n_kept, n_shards=place.n_shards, n_replicas=place.n_replicas, width=read.tokens.shape[1],
-        folder=where[0], cache=where[1],
-    )  # fmt: skip
-    taken.refuse_what_does_not_fit()
+    _refuse_what_does_not_fit(model, settings, read, place, folder, cache)
     held = None if folder is None else RunFolder.of(folder, place)
     with ExitStack() as ending:
         at = None
@@ -97,6 +92,22 @@ def train(
         begun = (model, prompts, origin, settings, place)
         run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
         return _advanced(run, held, every)
+
+
+def _refuse_what_does_not_fit(
+    model: Model,
+    settings: TrainingSettings,
+    read: Prompts,
+    place: Shards,
+    folder: str | Path | None,
+    cache: str | Path | None,
+) -> None:
+    where = [None if path is None else file_name(path) for path in (folder, cache)]
+    taken = plan(
+        model, settings, read.n_kept, n_shards=place.n_shards, n_replicas=place.n_replicas, width=read.tokens.shape[1],
+        folder=where[0], cache=where[1],
+    )  # fmt: skip
+    taken.refuse_what_does_not_fit()
 
 
 def _cached(
