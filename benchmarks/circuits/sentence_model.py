@@ -1,4 +1,4 @@
-"""The small language model that is taught the eight behaviours of `sentences`, and how well it has learnt them."""
+"""The small language model that is taught the behaviours of `sentences`, and how well it has learnt them."""
 
 import itertools
 import json
@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from benchmarks.circuits.sentences import TASKS, Pair, pairs, vocabulary
-from benchmarks.record import say
 from tl_circuits.zoo.demo import hooked
-from tl_circuits.zoo.language_model import ModelSettings, answer_loss, untrained
+from tl_circuits.zoo.language_model import Batch, ModelSettings, train_language_model, untrained
 from tl_circuits.zoo.tokenizer import BOS, IGNORED, PAD
 
 NAME = "circuits-sentences"
@@ -81,23 +80,13 @@ def sentence_model(folder: Path, recipe: Recipe) -> Any:
 def taught(recipe: Recipe) -> GPT2LMHeadModel:
     """The model after its steps. Deterministic by seed on one thread."""
     draw, how = torch.Generator().manual_seed(recipe.seed), recipe.settings
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = untrained(how, len(vocabulary()))
     tokens, targets, weights = lessons(recipe.seed, recipe.pool)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, betas=(0.9, 0.98), weight_decay=how.weight_decay)
-    model.train()
-    for step in range(how.steps):
-        optimizer.param_groups[0]["lr"] = how.lr_at(step)
+
+    def batch() -> Batch:
         rows = torch.multinomial(weights, how.batch, replacement=True, generator=draw)
-        loss = answer_loss(model(tokens[rows]).logits, targets[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 200 == 0:
-            say(f"{NAME}: step {step} of {how.steps}, loss {loss.item():.3f}")
-    return model.eval()
+        return tokens[rows], targets[rows]
+
+    return train_language_model(batch, how, len(vocabulary()))
 
 
 def lessons(

@@ -40,7 +40,7 @@ def made_by(
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A hash of the names, shapes, dtypes and numbers of all parameters."""
+    """A hash of the names, shapes and dtypes of all parameters, and of their numbers: of large ones, of a sample."""
     digest = sha256()
     for name, parameter in module.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
