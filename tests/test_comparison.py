@@ -1,5 +1,6 @@
 """Circuits of any units on one measure: what the curves hold by law, and scorers against brute force."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from tl_circuits.comparison.curve import told_apart, whole_numbers
 from tl_circuits.comparison.passes import Recorded, recorded, through
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.errors import FitError, PromptError, SettingError
-from tl_circuits.sites import has_user_hooks
+from tl_circuits.sites import Tap, has_user_hooks
 from tl_circuits.zoo import compiled
 
 CLEAN = torch.tensor([[1, 5, 9, 3, 7], [1, 6, 2, 3, 7], [1, 30, 9, 4, 7]])
@@ -53,6 +54,11 @@ def runs(model: Any, basis: Basis, asked: Task) -> tuple[Recorded, Recorded]:
 
 def circuit(like: Recorded, on: bool) -> list[Tensor]:
     return [torch.full(units.shape[:3], on) for units in like.units]
+
+
+def put(cache: Any) -> Callable[..., Tensor]:
+    """A plain hook that puts what another run had."""
+    return lambda _, hook: cache[hook.name]
 
 
 # What holds of every basis
@@ -408,6 +414,90 @@ def test_answers_that_are_the_same_are_refused() -> None:
     answers = torch.tensor([3, 4, 5])
     with refusal(PromptError, r"prompt 0 and its counterfactual have the same answer \(3\)", r"such pairs \(3 here\)"):
         Task("x", CLEAN, CORRUPTED, answers, answers)
+
+
+@both
+def test_frozen_attention_is_that_of_plain_hooks_while_scoring_and_while_measuring(model_class: str) -> None:
+    model = models.model_of("gpt2", model_class)
+    asked, basis = task(model), Basis.neurons(model)
+    _, patterns = model.run_with_cache(asked.clean)
+    _, there = model.run_with_cache(asked.corrupted)
+    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(model.cfg.n_layers)]
+    held = [(f"blocks.{layer}.attn.hook_pattern", put(patterns)) for layer in range(model.cfg.n_layers)]
+    pushes = [torch.zeros_like(patterns[name], requires_grad=True) for name in names]
+    pushed = [(name, lambda value, push=push, **_: value + push) for name, push in zip(names, pushes, strict=True)]
+    with torch.enable_grad():
+        asked.measure(model.run_with_hooks(asked.clean, fwd_hooks=held + pushed)[:, -1].double()).sum().backward()
+    by_hand = [p.grad * (patterns[name] - there[name]) for name, p in zip(names, pushes, strict=True)]
+    found = scores(model, basis, asked, "attribution-patching", attention="frozen")
+    for ours, theirs in zip(found, by_hand, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+    assert not torch.allclose(found[0], scores(model, basis, asked, "attribution-patching")[0], atol=1e-6)
+
+    curve = circuit_curve(model, basis, asked, "attribution-patching", attention="frozen", sizes=[7], progress=False)
+    best = torch.cat([part.flatten(1) for part in found], 1).abs().argsort(dim=1, descending=True, stable=True)[:, :7]
+    kept = torch.zeros(len(asked), sum(part[0].numel() for part in found), dtype=torch.bool).scatter(1, best, True)
+    masks = (part.view(found[0].shape) for part in kept.split([part[0].numel() for part in found], 1))
+    circuit = [
+        (name, lambda value, on=on, other=there[name], **_: torch.where(on, value, other))
+        for name, on in zip(names, masks, strict=True)
+    ]
+    logits = model.run_with_hooks(asked.clean, fwd_hooks=held + circuit)[:, -1].detach().double()
+    torch.testing.assert_close(curve.faithful[1], asked.measure(logits), atol=1e-10, rtol=0)
+    assert curve.attention == "frozen" == curve.to_dict()["attention"]
+    running = circuit_curve(model, basis, asked, found, sizes=[7], progress=False)
+    assert not torch.allclose(curve.faithful[1], running.faithful[1], atol=1e-6)
+    assert not has_user_hooks(model)
+
+
+def test_a_circuit_found_on_other_prompts_is_that_of_their_mean_scores() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked = task(model)
+    here, there, basis = asked.part([2]), asked.part([0, 1]), basis_of("CLT", model)
+    curve = circuit_curve(model, basis, here, "ig-inputs", found_on=there, progress=False)
+    mean = tuple(part.mean(0, keepdim=True) for part in scores(model, basis, there, "ig-inputs"))
+    given = circuit_curve(model, basis, here, mean, progress=False)
+    torch.testing.assert_close(curve.faithful, given.faithful)
+    assert (curve.found_on, given.found_on) == (there.name, None)
+    own = circuit_curve(model, basis, here, "ig-inputs", progress=False)
+    assert not torch.allclose(curve.faithful, own.faithful)
+    short = replace(there, clean=there.clean[:, 1:], corrupted=there.corrupted[:, 1:])
+    with refusal(PromptError, "2 prompts of 4 tokens", "give prompts of 5 tokens"):
+        circuit_curve(model, basis, here, "ig-inputs", found_on=short)
+    with refusal(SettingError, "but scores were given: name a scorer"):
+        circuit_curve(model, basis, here, mean, found_on=there)
+
+
+def test_divergence_is_what_torch_makes_of_it_and_its_share_runs_from_nothing_to_all() -> None:
+    model = models.model_of("gpt2", "hooked")
+    curve = circuit_curve(model, Basis.neurons(model), task(model), progress=False)
+    assert curve.divergence is not None
+    assert curve.recovered is not None
+    _, there = model.run_with_cache(CORRUPTED)
+    empty = [(f"blocks.{layer}.hook_mlp_out", put(there)) for layer in range(model.cfg.n_layers)]
+    logits = model.run_with_hooks(CLEAN, fwd_hooks=empty)[:, -1].detach().double().log_softmax(-1)
+    whole = model(CLEAN)[:, -1].detach().double().log_softmax(-1)
+    by_torch = torch.nn.functional.kl_div(logits, whole, reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(curve.divergence[0], by_torch, atol=1e-10, rtol=0)
+    torch.testing.assert_close(curve.divergence[-1], torch.zeros_like(by_torch), atol=1e-10, rtol=0)
+    assert (float(curve.recovered[0]), curve.to_dict()["recovered"][-1]) == (0, pytest.approx(1))
+
+
+def test_a_basis_of_another_model_is_refused_or_said() -> None:
+    small = models.model_of("gpt2", "hooked")
+    asked = task(small)
+    with refusal(FitError, "which is none of this model's .* hook points: make the basis of this model"):
+        circuit_curve(small, Basis("any", (replace(Basis.neurons(small).slots[0], read=Tap("blocks.9.x")),)), asked)
+    with refusal(FitError, "was trained on another model"):
+        circuit_curve(
+            small, Basis("CLT", basis_of("CLT", small).slots, compiled.chain_at_one_token().transcoder), asked
+        )
+    with refusal(FitError, "are of 1 layers, but the model has 3: make the basis of this model"):
+        circuit_curve(small, Basis("neurons", Basis.neurons(small).slots[:1]), asked)
+    of_another = copy.copy(models.transcoder())
+    of_another.model_name = "somebody/else"
+    with pytest.warns(UserWarning, match="says it was trained on 'somebody/else'"):
+        circuit_curve(small, Basis.features(small, of_another), asked, sizes=[])
 
 
 def test_settings_that_are_none_are_refused() -> None:

@@ -1,5 +1,6 @@
 """Curves of graphs' edges: what holds of them by law, and one of them against a pass by hand."""
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +99,8 @@ def test_a_graph_is_cut_to_so_many_features_and_edges() -> None:
     assert int(counted.sum()) == 30
     with refusal(SettingError, r"pruned_to\(features=0\): keep at least 1"):
         pruned_to(graph, features=0)
+    with refusal(SettingError, r"pruned_to\(edges=2.5\): keep at least 1, and a whole number"):
+        inspect.unwrap(pruned_to)(graph, edges=2.5)
 
 
 def test_what_cannot_be_measured_of_graphs_is_refused() -> None:

@@ -164,6 +164,11 @@ def head_taps(model: Model) -> tuple[Tap, ...]:
     return block_taps(model, "attn.hook_z", "heads")
 
 
+def pattern_taps(model: Model) -> tuple[Tap, ...]:
+    """Where each block's attention patterns pass. Raises `FitError` where the model does not show them."""
+    return block_taps(model, "attn.hook_pattern", "attention patterns")
+
+
 def embedding_tap(model: Model) -> Tap:
     """Where tokens, and positions where they are learned, enter the first block."""
     return block_taps(model, "hook_resid_pre", "block inputs")[0]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tl_circuits.errors import FitError
-from tl_circuits.replacement.localize import check_fit
+from tl_circuits.replacement.localize import check_fit, warn_of_another_model
 from tl_circuits.sites import Model, Sites, Tap, head_taps, neuron_taps
 from tl_circuits.transcoder import CrossLayerTranscoder
 
@@ -104,6 +104,32 @@ class Basis:
 
     def __repr__(self) -> str:
         return f"Basis({self.name}, {len(self.slots)} slots)"
+
+
+def check_basis(model: Model, basis: Basis) -> None:
+    """Raises `FitError` where a basis was made of a model of other layers, width or hook points.
+
+    Warns of a transcoder that says it was trained on another model. Of one model or of another of the same shape, what
+    all units reach together tells more than this can: F of the last size.
+    """
+    missing = [tap.name for slot in basis.slots for tap in (slot.read, slot.write) if not _is_there(model, tap)]
+    if missing:
+        raise FitError(
+            f"{basis!r} reads or writes {missing[0]!r}, which is none of this model's {len(model.hook_dict)} hook "
+            "points: make the basis of this model."
+        )
+    if basis.transcoder is not None:
+        check_fit(model, basis.transcoder)
+        warn_of_another_model(model, basis.transcoder)
+    elif len({slot.layer for slot in basis.slots}) < model.cfg.n_layers and basis.slots and basis.slots[0].exact:
+        raise FitError(
+            f"{basis!r} are of {len({slot.layer for slot in basis.slots})} layers, but the model has "
+            f"{model.cfg.n_layers}: make the basis of this model."
+        )
+
+
+def _is_there(model: Model, tap: Tap) -> bool:
+    return tap.kind != "hook" or tap.name in model.hook_dict
 
 
 def _sae_slot(point: str, sae: Any) -> Slot:

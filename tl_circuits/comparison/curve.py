@@ -2,27 +2,28 @@
 
     F(k) = (E m(C_k) − E m(∅)) / (E m(M) − E m(∅)),    C(k) the same of all units but the k best,
 
-where C_k is each prompt's own circuit of its k best units, ∅ the empty circuit and M the model. With errors of the
-corrupted run ∅ is the same for every basis of the MLPs: all their outputs are those of the corrupted run. With errors
-kept or zero, and where heads are units too, a basis has its own ∅, and its curves are on a scale of their own.
+where C_k is each prompt's own circuit of its k best units, or the one circuit that was found on other prompts, ∅ the
+empty circuit and M the model. With errors of the corrupted run ∅ is the same for every basis of the MLPs: all their
+outputs are those of the corrupted run. With errors kept or zero, and where heads are units too, a basis has its own ∅,
+and its curves are on a scale of their own.
 """
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from tl_circuits.comparison.basis import Basis
-from tl_circuits.comparison.passes import Errors, Scores, recorded, through
-from tl_circuits.comparison.scorers import Scorer, scores
+from tl_circuits.comparison.basis import Basis, check_basis
+from tl_circuits.comparison.passes import Attention, Errors, Scores, held, recorded, through
+from tl_circuits.comparison.scorers import Scorer, check_attention, scores
 from tl_circuits.comparison.task import Task, check_task
-from tl_circuits.errors import SettingError
+from tl_circuits.errors import PromptError, SettingError
 from tl_circuits.progress import stage
-from tl_circuits.sites import Model
+from tl_circuits.sites import Model, installed
 
 ENOUGH = 0.8
 """Of faithfulness: k_80 is the least size that reaches it."""
@@ -40,6 +41,10 @@ class CircuitCurve:
     - `faithful`, `complete` (size, prompt): the measure m of the circuit alone, and of everything but it.
     - `empty`, `whole` (prompt,): m of the empty circuit and of the model. `answered` (size, prompt): whether the
       circuit alone gives the answer that the model gives.
+    - `divergence` (size, prompt): KL(model ‖ circuit) at the last position, in nats; None for graphs' edges, which
+      tell two answers apart and no more.
+    - `attention`: running, or frozen at the patterns of each prompt. `found_on`: the task that the one circuit of all
+      prompts was found on; None where each has its own.
     """
 
     basis: str
@@ -52,6 +57,9 @@ class CircuitCurve:
     answered: Bool[Tensor, "size prompt"]
     empty: Float64[Tensor, " prompt"]
     whole: Float64[Tensor, " prompt"]
+    divergence: Float64[Tensor, "size prompt"] | None = None
+    attention: str = "running"
+    found_on: str | None = None
 
     @property
     def faithfulness(self) -> Float64[Tensor, " size"]:
@@ -98,11 +106,25 @@ class CircuitCurve:
         """The share of prompts to which the circuit alone gives the model's answer."""
         return self.answered.to(torch.float64).mean(1)
 
+    @property
+    def recovered(self) -> Float64[Tensor, " size"] | None:
+        """1 − E KL(k) / E KL(∅): what the circuit makes good of all that the model says, whatever the two answers.
+
+        0 for the empty circuit, 1 for what says as the model does; None where there is no divergence.
+        """
+        if self.divergence is None:
+            return None
+        means = self.divergence.mean(1)
+        return 1 - means / means[0]
+
     def to_dict(self) -> dict[str, Any]:
         """The curves and what sums them up, as JSON values."""
-        named = {name: getattr(self, name) for name in ("basis", "task", "scorer", "errors", "k80", "kc20")}
+        names = ("basis", "task", "scorer", "errors", "attention", "found_on", "k80", "kc20")
+        named = {name: getattr(self, name) for name in names}
         areas = {name: getattr(self, name) for name in ("cpr", "cmd", "cpr_linear", "cmd_linear")}
         curves = {name: getattr(self, name).tolist() for name in ("faithfulness", "completeness", "accuracy")}
+        if self.recovered is not None:
+            curves["recovered"] = self.recovered.tolist()
         return named | areas | {"sizes": list(self.sizes)} | curves | {"prompts": len(self.whole)}
 
     def __repr__(self) -> str:
@@ -132,6 +154,8 @@ def circuit_curve(
     scorer: Scorer | Scores = "ig-inputs",
     *,
     errors: Errors = "corrupted",
+    attention: Attention = "running",
+    found_on: Task | None = None,
     sizes: Sequence[int] | None = None,
     steps: int = 5,
     seed: int = 0,
@@ -139,15 +163,31 @@ def circuit_curve(
 ) -> CircuitCurve:
     """The curves of the circuits that a scorer picks: for each prompt its own k units of the largest |score|.
 
-    `scorer` is one by name, or scores of one's own, (prompt, pos, unit) for each slot. `sizes` are 0, the powers of 2
-    and all by default. Raises `SettingError` for errors, sizes and scores that are none, and where the model does no
-    better on the prompts than on their counterfactuals: there is nothing to share then.
+    - `scorer` is one by name, or scores of one's own, (prompt, pos, unit) for each slot.
+    - `found_on`: prompts of the same length to find one circuit on, that of the largest |mean score|, which is then
+      measured on those of the task: give others than the task's to learn whether a circuit holds beyond them.
+    - `attention="frozen"` holds the patterns of each prompt, while scoring too, as attribution graphs do.
+    - `sizes` are 0, the powers of 2 and all by default.
+
+    Raises `SettingError` for errors, attention, sizes and scores that are none, and where the model does no better on
+    the prompts than on their counterfactuals: there is nothing to share then; `FitError` for a basis of another model,
+    and `PromptError` where `found_on` has prompts of another length.
     """
     if errors not in get_args(Errors):
         raise SettingError(f"errors={errors!r} is none: give one of {', '.join(get_args(Errors))}.")
+    check_attention(attention)
+    check_basis(model, basis)
     check_task(model, task)
     clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
-    by_slot = scores(model, basis, task, scorer, steps=steps, seed=seed) if isinstance(scorer, str) else tuple(scorer)
+    how: dict[str, Any] = {"attention": attention, "steps": steps, "seed": seed}
+    if not isinstance(scorer, str):
+        _check_own(found_on)
+        by_slot = tuple(scorer)
+    elif found_on is None:
+        by_slot = scores(model, basis, task, scorer, **how)
+    else:
+        _check_positions(task, found_on)
+        by_slot = _alike(scores(model, basis, found_on, scorer, **how), len(task))
     _check_scores(by_slot, [units.shape[:3] for units in clean.units])
     cells = [tuple(part.shape[1:]) for part in by_slot]
     order = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs().argsort(dim=1, descending=True, stable=True)
@@ -157,7 +197,9 @@ def circuit_curve(
         return through(model, basis, task.clean, corrupted, circuit, errors)
 
     named = (basis.name, scorer if isinstance(scorer, str) else "given", errors)
-    return measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
+    with installed(model, held(model, task.clean, attention)):
+        curve = measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
+    return replace(curve, attention=attention, found_on=None if found_on is None else found_on.name)
 
 
 def measured_curve(
@@ -173,13 +215,15 @@ def measured_curve(
     `named` are basis, scorer and errors; `whole` the model's logits. Raises `SettingError` where the model does no
     better on the prompts than the empty circuit.
     """
-    measured, answered, model_says = {}, {}, whole.argmax(-1)
+    measured, answered, model_says, diverged = {}, {}, whole.argmax(-1), {}
     with stage("running circuits", 2 * len(sizes), show=progress) as bar:
         for size in sizes:
             for of_circuit in (True, False):
                 logits = run(size, of_circuit)
                 measured[size, of_circuit] = task.measure(logits)
                 answered[size, of_circuit] = logits.argmax(-1) == model_says
+                if of_circuit:
+                    diverged[size] = divergence(whole, logits)
                 bar.update(1)
     basis, scorer, errors = named
     curve = CircuitCurve(
@@ -193,8 +237,17 @@ def measured_curve(
         answered=torch.stack([answered[size, True] for size in sizes]),
         empty=measured[0, True],
         whole=task.measure(whole),
+        divergence=torch.stack([diverged[size] for size in sizes]),
     )
     return told_apart(curve)
+
+
+def divergence(
+    whole: Float64[Tensor, "prompt d_vocab"], other: Float64[Tensor, "prompt d_vocab"]
+) -> Float64[Tensor, " prompt"]:
+    """KL(whole ‖ other) of what the logits say, in nats."""
+    own, replaced = whole.log_softmax(-1), other.log_softmax(-1)
+    return (own.exp() * (own - replaced)).sum(-1)
 
 
 def told_apart(curve: CircuitCurve) -> CircuitCurve:
@@ -210,6 +263,28 @@ def told_apart(curve: CircuitCurve) -> CircuitCurve:
         f"On {curve.task!r} the model measures {whole:.3g}, and the empty circuit {empty:.3g}: it tells the prompts "
         f"from their counterfactuals no better, so no circuit can be found. {how}"
     )
+
+
+def _alike(found: Scores, n_prompts: int) -> Scores:
+    """The mean scores, for every prompt the same."""
+    return tuple(part.mean(0, keepdim=True).expand(n_prompts, -1, -1) for part in found)
+
+
+def _check_own(found_on: Task | None) -> None:
+    if found_on is not None:
+        raise SettingError(
+            f"found_on={found_on!r} is what to score, but scores were given: name a scorer, or give the scores of one "
+            "circuit for each prompt."
+        )
+
+
+def _check_positions(task: Task, found_on: Task) -> None:
+    wanted, given = task.clean.shape[1], found_on.clean.shape[1]
+    if wanted != given:
+        raise PromptError(
+            f"{found_on!r} was to find the circuit of {task!r}: units stand at positions, so give prompts of {wanted} "
+            "tokens."
+        )
 
 
 def _check_scores(given: Scores, shapes: Sequence[Sequence[int]]) -> None:

@@ -136,8 +136,8 @@ def pruned_to(graph: AttributionGraph, *, features: int | None = None, edges: in
     Raises `SettingError` for a number below 1.
     """
     for name, number in (("features", features), ("edges", edges)):
-        if number is not None and number < 1:
-            raise SettingError(f"pruned_to({name}={number}): keep at least 1.")
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise SettingError(f"pruned_to({name}={number}): keep at least 1, and a whole number.")
     if features is not None:
         influence = graph.influence()
         running = cumulative(influence)

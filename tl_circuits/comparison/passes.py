@@ -2,10 +2,12 @@
 
 At every slot f = encode(x) on the pass as it is by then; f' = f on the circuit and the corrupted run's f elsewhere;
 what is written is decode(f') + e. The error e is the corrupted run's (primary: with no unit on the circuit every slot
-then writes what it wrote there, whatever the basis), the pass's own, or none. Tokens and attention are the clean ones.
+then writes what it wrote there, whatever the basis), the pass's own, or none. Tokens are the clean ones, and attention
+is computed from what passes (`running`) or held at the patterns of the clean run (`frozen`, as attribution graphs have
+it).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,9 +16,11 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.comparison.basis import Basis, Slot
-from tl_circuits.sites import Model, Tap, installed
+from tl_circuits.sites import Model, Tap, installed, pattern_taps
 
 Errors = Literal["corrupted", "kept", "zero"]
+
+Attention = Literal["running", "frozen"]
 
 Circuit = Sequence[Bool[Tensor, "prompt pos _"]]
 """For each slot, which units are on the circuit of each prompt."""
@@ -122,6 +126,25 @@ def pushed(
     state = _Pass(basis, put, error=lambda _, own, __: own)
     with installed(model, state.functions()):
         return last_logits(model, tokens)
+
+
+def held(
+    model: Model, tokens: Int64[Tensor, "prompt pos"], attention: Attention
+) -> Mapping[Tap, Callable[[Tensor], Tensor]]:
+    """What to install so that attention is that of the model's own pass; nothing where it is `running`.
+
+    Raises `FitError` where the model does not show its patterns.
+    """
+    if attention == "running":
+        return {}
+    seen: dict[Tap, Tensor] = {}
+
+    def keep(tap: Tap) -> Callable[[Tensor], None]:
+        return lambda value: seen.__setitem__(tap, value.detach().clone())
+
+    with torch.no_grad(), installed(model, {tap: keep(tap) for tap in pattern_taps(model)}):
+        last_logits(model, tokens)
+    return {tap: lambda value, pattern=pattern: pattern.to(value) for tap, pattern in seen.items()}
 
 
 def last_logits(model: Model, tokens: Int64[Tensor, "prompt pos"]) -> Float64[Tensor, "prompt d_vocab"]:

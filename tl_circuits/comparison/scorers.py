@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tl_circuits.comparison.basis import Basis
+from tl_circuits.comparison.basis import Basis, check_basis
 from tl_circuits.comparison.influence import influence_scores
-from tl_circuits.comparison.passes import Recorded, Scores, last_logits, pushed, recorded
+from tl_circuits.comparison.passes import Attention, Recorded, Scores, held, last_logits, pushed, recorded
 from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.sites import Model, Tap, embedding_tap, installed
@@ -33,16 +33,28 @@ MOST_ABLATED = 100_000
 """The most passes that ablation may take: beyond, gradients are what is feasible."""
 
 
-def scores(model: Model, basis: Basis, task: Task, scorer: Scorer, *, steps: int = 5, seed: int = 0) -> Scores:
+def scores(
+    model: Model,
+    basis: Basis,
+    task: Task,
+    scorer: Scorer,
+    *,
+    attention: Attention = "running",
+    steps: int = 5,
+    seed: int = 0,
+) -> Scores:
     """What keeping each unit is worth to each prompt; `steps` are those of integrated gradients, `seed` of "random".
 
-    Raises `SettingError` for a scorer that does not exist, steps that are none, ablations that would not end, and
-    influence where units are not a transcoder's.
+    Where attention is frozen, gradients and ablations are of the model with the patterns of the prompts; graphs, which
+    influence is of, always have them. Raises `SettingError` for a scorer that does not exist, steps that are none,
+    ablations that would not end, and influence where units are not a transcoder's.
     """
     if scorer not in get_args(Scorer):
         raise SettingError(f"scorer={scorer!r} is none: give one of {', '.join(get_args(Scorer))}.")
     if not isinstance(steps, int) or steps < 1:
         raise SettingError(f"steps={steps} integrates nothing: give a whole number, 1 or more.")
+    check_attention(attention)
+    check_basis(model, basis)
     check_task(model, task)
     if scorer == "influence":
         if basis.transcoder is None:
@@ -56,13 +68,20 @@ def scores(model: Model, basis: Basis, task: Task, scorer: Scorer, *, steps: int
         draw = torch.Generator().manual_seed(seed)
         pairs = zip(clean.units, corrupted.units, strict=True)
         return tuple(torch.rand(now.shape[:3], generator=draw) * _differs(now, then).cpu() for now, then in pairs)
-    if scorer == "ablation":
-        return _ablated(model, basis, task, clean, corrupted)
-    if scorer == "ig-activations":
-        return _along_units(model, basis, task, clean, corrupted, steps)
-    mixed = [1.0] if scorer == "attribution-patching" else _midpoints(steps)
-    gradients = _along_inputs(model, basis, task, mixed)
-    return tuple(map(_times, gradients, _differences(clean, corrupted)))
+    with installed(model, held(model, task.clean, attention)):
+        if scorer == "ablation":
+            return _ablated(model, basis, task, clean, corrupted)
+        if scorer == "ig-activations":
+            return _along_units(model, basis, task, clean, corrupted, steps)
+        mixed = [1.0] if scorer == "attribution-patching" else _midpoints(steps)
+        gradients = _along_inputs(model, basis, task, mixed)
+        return tuple(map(_times, gradients, _differences(clean, corrupted)))
+
+
+def check_attention(attention: str) -> None:
+    """Raises `SettingError` for an attention that is none."""
+    if attention not in get_args(Attention):
+        raise SettingError(f"attention={attention!r} is none: give one of {', '.join(get_args(Attention))}.")
 
 
 def _differences(clean: Recorded, corrupted: Recorded) -> list[Tensor]:

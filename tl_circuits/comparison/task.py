@@ -76,6 +76,10 @@ class Task:
     def __len__(self) -> int:
         return len(self.clean)
 
+    def __repr__(self) -> str:
+        prompts, pos = self.clean.shape
+        return f"Task({self.name!r}, {prompts} prompts of {pos} tokens)"
+
     def part(self, rows: slice | Sequence[int]) -> "Task":
         """Some of the prompts."""
         picked = torch.arange(len(self))[rows]
