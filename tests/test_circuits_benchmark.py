@@ -172,6 +172,9 @@ def test_of_one_dictionary_figures_are_the_curves() -> None:
     at = curve.sizes.index(8)
     assert float(drawn.at(8)[0]) == pytest.approx(float(curve.faithfulness[at]), abs=1e-4)
     assert float(drawn.accuracy[0, -1]) == pytest.approx(float(curve.accuracy[-1]))
+    assert curve.recovered is not None
+    assert drawn.recovered is not None
+    torch.testing.assert_close(drawn.recovered[0], curve.recovered, atol=1e-3, rtol=0)
 
 
 def test_intervals_hold_their_figure_and_are_the_same_again() -> None:
@@ -182,10 +185,12 @@ def test_intervals_hold_their_figure_and_are_the_same_again() -> None:
     assert one["low"] < one["high"]
     assert of_seeds([0.5]) == {"value": 0.5}
     assert of_seeds([]) == {}
-    wide = of_seeds([0.0, 1.0, 0.0, 1.0])
-    assert wide["value"] == 0.5
-    assert wide["low"] < 0.3
-    assert wide["high"] > 0.7
+
+
+def test_an_interval_over_five_seeds_holds_what_they_are_drawn_about_as_often_as_it_says() -> None:
+    draws = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    held = [found["low"] <= 0 <= found["high"] for found in (of_seeds(row) for row in draws.tolist())]
+    assert sum(held) / len(held) == pytest.approx(0.95, abs=0.02)
 
 
 def test_a_reading_is_taken_once(tmp_path: Path) -> None:
@@ -249,51 +254,63 @@ def test_the_smoke_tier_runs_from_nothing(tmp_path: Path) -> None:
     assert plots.draw(found, tmp_path / "circuits.png").stat().st_size > 10_000
 
 
+# Public models, as stand-ins
+
+
+def sentences() -> list[str]:
+    """All texts of the hub tier's tasks, and their answers."""
+    drawn = (public.texts(name, drawn_by, 40, 0) for name, drawn_by in public.TASKS.items())
+    return [part for texts in drawn for text in texts for part in text]
+
+
+def as_preferred(model: Any, tasks: Any, n_prompts: int) -> tuple[dict[str, Task], dict[str, float]]:
+    """Random weights answer nothing: as answers go those that every kind of unit makes likelier."""
+    kept = {}
+    for name, each in tasks.items():
+        each = each.part(slice(0, n_prompts))
+        whole, raised = recorded(model, Basis.neurons(model), each.clean).logits, []
+        for basis in (Basis.neurons(model), Basis.blocks(model)):
+            there = recorded(model, basis, each.corrupted)
+            none = [torch.zeros(part.shape[:3], dtype=torch.bool) for part in there.units]
+            raised += [whole - through(model, basis, each.clean, there, none, "corrupted"), whole - there.logits]
+        least = torch.stack([by[:, :, None] - by[:, None] for by in raised]).amin(0).flatten(1).argmax(1)
+        n = whole.shape[1]
+        kept[name] = Task(name, each.clean, each.corrupted, least // n, least % n)
+    return kept, {name: 1.0 for name in kept}
+
+
+HUB_TASKS = {name: public.TASKS[name] for name in ("indirect object", "capitals")}
+UNITS = {
+    "gpt2": {"CLT": 12, "SAEs, residual stream": 12},
+    "pythia-70m": {"sparse feature circuit": 18},
+    "gemma-2-2b": {"CLT": 26, "PLT": 26},
+    "gemma-3-1b": {"CLT": 26, "PLT": 26},
+}
+"""By case, the dictionaries that are to have curves, and their slots."""
+
+
 @pytest.mark.slow
-def test_the_hub_tier_runs_on_stand_ins_and_what_is_missing_stops_nothing(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", public.CASES)
+def test_a_case_of_the_hub_tier_runs_with_the_real_loaders(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from sae_lens import StandardSAE, StandardSAEConfig
-    from sae_lens.saes.sae import SAEMetadata
-
-    stand_ins.serve_model(hub, "gpt2", n_layers=12)
-    hub.moved["gpt2"] = "openai-community/gpt2"
-    folder = hub.repository("jbloom/GPT2-Small-SAEs-Reformatted")
-    for layer in range(12):
-        point = f"blocks.{layer}.hook_resid_pre"
-        config = StandardSAEConfig(d_in=4, d_sae=8, dtype="float32", metadata=SAEMetadata(hook_name=point))
-        StandardSAE(config).save_model(folder / point)
-    stand_ins.dunefsky(hub)
-    convert = importlib.import_module("tl_circuits.transcoder.files").convert
-    source = hub.root / "pchlenski" / "gpt2-transcoders"
-    converted = hub.root / "converted"
-    convert(source, converted)
-
-    def letters(draw: random.Random) -> public.Text:
-        *said, other, one, two = draw.sample("bcdfghjkmpq", 6)
-        return "".join(said), "".join((*said[:-1], other)), one, two
-
-    def as_preferred(model: Any, tasks: Any, n_prompts: int) -> tuple[dict[str, Task], dict[str, float]]:
-        """Random weights answer nothing: as answers go those that the MLPs' own outputs make likelier."""
-        kept, neurons = {}, Basis.neurons(model)
-        for name, each in tasks.items():
-            there = recorded(model, neurons, each.corrupted)
-            none = [torch.zeros(part.shape, dtype=torch.bool) for part in there.units]
-            empty = through(model, neurons, each.clean, there, none, "corrupted")
-            raised = each.measure(recorded(model, neurons, each.clean).logits) > each.measure(empty)
-            pair = torch.stack([each.answer, each.corrupted_answer])
-            pair = torch.where(raised, pair, pair.flip(0))
-            kept[name] = Task(name, each.clean, each.corrupted, pair[0], pair[1]).part(slice(0, n_prompts))
-        return kept, {}
-
+    stand_ins.CASES[name](hub, sentences())
     monkeypatch.setattr(public, "answered", as_preferred)
-    found = public.run_case(public.CASES["gpt2"], 2, [("PLT", str(converted), None)], {"letters": letters})
-    assert "There is no repository" in found["failed"]["CLT"]
-    (curves,) = found["curves"].values()
-    assert {"neurons", "PLT"} <= set(curves)
-    # Where attention is patched too, chance may have it that nothing is left to explain; that is said, and no more.
-    for name in ("heads and MLPs", "SAEs, residual stream"):
-        assert name in curves or "tells the prompts from their counterfactuals no better" in found["failed"][name]
-    figures = summary.of_public({"gpt2": found})["gpt2"]["curves"]["letters"]
-    assert figures["neurons"]["F(all)"]["value"] == pytest.approx(1, abs=1e-3)
-    assert len(figures["PLT"]["L0"]) == 12
+    monkeypatch.setattr(measure, "LARGEST", 2)
+    found = public.run_case(public.CASES[name], 2, tasks=HUB_TASKS)
+    assert found["failed"] == {}
+    figures = summary.of_public({name: found})[name]["curves"]
+    for task_name in HUB_TASKS:
+        curves = found["curves"][task_name]
+        assert set(curves) == {"neurons", "heads and MLPs", *UNITS[name]}
+        # With no unit on the circuit every MLP writes what it wrote in the counterfactual's run, whatever the units.
+        for basis in curves.keys() & {"CLT", "PLT"}:
+            assert curves[basis]["corrupted"]["empty"] == pytest.approx(
+                curves["neurons"]["corrupted"]["empty"], abs=1e-4
+            )
+        for basis, slots in UNITS[name].items():
+            assert len(curves[basis]["L0"]) == len(curves[basis]["FVU"]) == slots
+            assert 0 < sum(curves[basis]["L0"])
+            assert all(0 < share < float("inf") for share in curves[basis]["FVU"])
+            assert figures[task_name][basis]["F"][0] == 0
+        assert figures[task_name]["neurons"]["F(all)"]["value"] == pytest.approx(1, abs=1e-3)

@@ -36,6 +36,8 @@ OF_SCORERS = ("CLT", "PLT", "SAE", "neurons")
 OF_GRAPHS = ("CLT", "PLT", "skip PLT")
 FEW = 12
 """Prompts on which scorers are compared, since influence takes a graph for each."""
+PUSHED = 8
+"""Prompts whose features are pushed and ablated one by one, to see whether their graphs foretell it."""
 
 
 def measured(tier: Tier, folder: Path, seeds: list[int]) -> dict[str, dict[str, Any]]:
@@ -89,6 +91,10 @@ def _of_basis(
     yield reading("curves", lambda: measure.curves(suite, basis, task, "ig-inputs", errors))
     if basis.name not in ("neurons", "heads and MLPs"):
         yield reading("fidelity", lambda: measure.fidelity(suite, basis, task))
+    if basis.name in OF_SCORERS and suite.planted is None:
+        yield reading("frozen", lambda: measure.with_attention_frozen(suite, basis, task))
+        if len(task) > 1:
+            yield reading("one circuit", lambda: measure.of_one_circuit(suite, basis, task))
     if not _is_thorough(suite):
         return
     few = task.part(slice(0, FEW))
@@ -105,7 +111,7 @@ def _of_basis(
             yield reading("graph edges", lambda: measure.graph_edges(*few, "corrupted", control=not seed))
             yield reading("graph edges kept", lambda: measure.graph_edges(*few, "kept", control=not seed))
         if suite.name == "demo" and basis.name != "skip PLT":
-            yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, 2))))
+            yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, PUSHED))))
 
 
 def _is_thorough(suite: Suite) -> bool:

@@ -1,4 +1,7 @@
-"""What curves sum up to, with intervals: a bootstrap over seeds and prompts at once, drawn with replacement."""
+"""What curves sum up to, with intervals: a bootstrap over seeds and prompts at once, drawn with replacement.
+
+What has one figure a seed has an interval by Student's t: percentiles of so few draws are too narrow.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float64
+from scipy.stats import t as student_t
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -25,6 +29,7 @@ class Readings:
     answered: Float64[Tensor, "seed size prompt"]
     empty: Float64[Tensor, "seed prompt"]
     whole: Float64[Tensor, "seed prompt"]
+    divergence: Float64[Tensor, "seed size prompt"] | None = None
 
     @classmethod
     def of(cls, curves: Sequence[Mapping[str, Any]]) -> "Readings":
@@ -33,8 +38,8 @@ class Readings:
         def stacked(name: str) -> Tensor:
             return torch.tensor([curve[name] for curve in curves], dtype=torch.float64)
 
-        names = ("faithful", "complete", "answered", "empty", "whole")
-        return cls(tuple(curves[0]["sizes"]), *(stacked(name) for name in names))
+        names = ("faithful", "complete", "answered", "empty", "whole", "divergence")
+        return cls(tuple(curves[0]["sizes"]), **{name: stacked(name) for name in names if name in curves[0]})
 
     def drawn(self, n_draws: int, seed: int) -> "Drawn":
         """F, C and accuracy of all readings, and of so many samples of seeds and prompts."""
@@ -50,7 +55,11 @@ class Readings:
             for part in (self.faithful, self.complete, self.answered)
         ]
         shares = [(mean - empty[:, None]) / (whole - empty)[:, None] for mean in means[:2]]
-        return Drawn(self.sizes, shares[0], shares[1], means[2] / (n_seeds * n_prompts))
+        recovered = None
+        if self.divergence is not None:
+            diverged = torch.einsum("ds,skp,dp->dk", seeds, self.divergence, prompts)
+            recovered = 1 - diverged / diverged[:, :1]
+        return Drawn(self.sizes, shares[0], shares[1], means[2] / (n_seeds * n_prompts), recovered)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +70,7 @@ class Drawn:
     faithfulness: Float64[Tensor, "draw size"]
     completeness: Float64[Tensor, "draw size"]
     accuracy: Float64[Tensor, "draw size"]
+    recovered: Float64[Tensor, "draw size"] | None = None
 
     @property
     def cpr(self) -> Float64[Tensor, " draw"]:
@@ -71,6 +81,12 @@ class Drawn:
     def cmd(self) -> Float64[Tensor, " draw"]:
         """As `CircuitCurve.cmd`."""
         return _area((1 - self.faithfulness).abs(), self.sizes, torch.log2)
+
+    @property
+    def kl(self) -> Float64[Tensor, " draw"]:
+        """The mean over log2(1 + k) of the divergence that is made good, as `CircuitCurve.recovered`."""
+        assert self.recovered is not None
+        return _area(self.recovered, self.sizes, torch.log2)
 
     @property
     def left(self) -> Float64[Tensor, " draw"]:
@@ -112,16 +128,17 @@ def estimate(values: Float64[Tensor, " draw"]) -> dict[str, float]:
     return {"value": value, "low": round(min(low, value), 4), "high": round(max(high, value), 4)}
 
 
-def of_seeds(values: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """The mean of one reading a seed, with its bootstrap interval over seeds."""
+def of_seeds(values: Sequence[float]) -> dict[str, float]:
+    """The mean of one reading a seed, with its interval by Student's t over seeds."""
     column = torch.tensor(values, dtype=torch.float64)
     column = column[~column.isnan()]
     if not len(column):
         return {}
     if len(column) == 1:
         return {"value": round(float(column[0]), 4)}
-    times = _times(RESAMPLES, len(column), torch.Generator().manual_seed(seed))
-    return estimate(torch.cat([column.mean()[None], times @ column / len(column)]))
+    value, n = float(column.mean()), len(column)
+    half = float(student_t.ppf((1 + LEVEL) / 2, n - 1)) * float(column.std()) / n**0.5
+    return {"value": round(value, 4), "low": round(value - half, 4), "high": round(value + half, 4)}
 
 
 def _times(n_draws: int, n: int, draw: torch.Generator) -> Float64[Tensor, "draw item"]:

@@ -14,6 +14,7 @@ import tl_circuits as tlc
 from benchmarks.circuits.suites import Suite
 from benchmarks.mediation import mediation
 from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, graph_curve, pruned_to
+from tl_circuits.comparison.curve import divergence
 from tl_circuits.comparison.graph_curve import GraphErrors
 from tl_circuits.comparison.passes import recorded, through
 from tl_circuits.comparison.recovery import average_precision, description_length, variable_recovery
@@ -49,7 +50,8 @@ class Ledger:
 
 def written(curve: CircuitCurve) -> Reading:
     """A curve as JSON values, prompt by prompt."""
-    rows = {name: getattr(curve, name) for name in ("faithful", "complete", "empty", "whole")}
+    rows = {name: getattr(curve, name) for name in ("faithful", "complete", "empty", "whole", "divergence")}
+    rows = {name: value for name, value in rows.items() if value is not None}
     rounded = {
         name: [[round(v, 5) for v in row] for row in value.tolist()] for name, value in rows.items() if value.ndim == 2
     }
@@ -63,7 +65,7 @@ def curves(
     """The curves of one basis and task, one for each way with errors, from one scoring."""
     found = scores(suite.model, basis, task, scorer, steps=STEPS, seed=seed)
     n_units = sum(part[0].numel() for part in found)
-    sizes = [2**power for power in range(LARGEST + 1) if 2**power < n_units]
+    sizes = _sizes(n_units)
     kept: Reading = {"units": n_units}
     for how in errors:
         try:
@@ -75,6 +77,29 @@ def curves(
             continue
         kept[how] = written(curve)
     return kept
+
+
+def with_attention_frozen(suite: Suite, basis: Basis, task: Task) -> Reading:
+    """The curve where attention is held at each prompt's patterns, as attribution graphs hold it."""
+    return _otherwise(suite, basis, task, attention="frozen")
+
+
+def of_one_circuit(suite: Suite, basis: Basis, task: Task) -> Reading:
+    """The curve on every second prompt of the one circuit that the prompts between them give."""
+    found_on, measured_on = task.part(slice(0, None, 2)), task.part(slice(1, None, 2))
+    return _otherwise(suite, basis, measured_on, found_on=found_on)
+
+
+def _otherwise(suite: Suite, basis: Basis, task: Task, **how: Any) -> Reading:
+    n_units = sum(units[0].numel() for units in recorded(suite.model, basis, task.clean[:1]).units)
+    curve = tlc.circuit_curve(
+        suite.model, basis, task, "ig-inputs", steps=STEPS, sizes=_sizes(n_units), progress=False, **how
+    )
+    return {"units": n_units, "corrupted": written(curve)}
+
+
+def _sizes(n_units: int) -> list[int]:
+    return [2**power for power in range(LARGEST + 1) if 2**power < n_units]
 
 
 def edges(suite: Suite, task: Task) -> Reading:
@@ -173,10 +198,9 @@ def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
     corrupted, clean = (recorded(suite.model, basis, tokens) for tokens in (task.corrupted, task.clean))
     every = [torch.ones(units.shape[:3], dtype=torch.bool) for units in clean.units]
     logits = through(suite.model, basis, task.clean, corrupted, every, "zero")
-    own, replaced = clean.logits.log_softmax(-1), logits.log_softmax(-1)
     found: Reading = {
         "same answer": float((logits.argmax(-1) == clean.logits.argmax(-1)).double().mean()),
-        "KL": float((own.exp() * (own - replaced)).sum(-1).mean()),
+        "KL": float(divergence(clean.logits, logits).mean()),
     }
     unexplained = []
     for number, (slot, error) in enumerate(zip(basis.slots, clean.errors, strict=True)):

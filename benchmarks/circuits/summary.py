@@ -28,6 +28,7 @@ def of(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
             "differences": {name: dict(_differences(bases)) for name, bases in curves.items()},
             "errors": {name: dict(_errors(bases)) for name, bases in curves.items()},
             "scorers": dict(_scorers(rows)),
+            "otherwise": {what: dict(_otherwise(rows, what)) for what in ("frozen", "one circuit")},
             "edges": {
                 name: {s: _curve([of[0]], s) for s in ("eap", "eap-ig")} for (name,), of in _keyed(rows, "edges")
             },
@@ -84,9 +85,8 @@ def _drawn(of: Sequence[Any], errors: str, n_seeds: int | None = None) -> Drawn:
 
 def _curve(of: Sequence[Any], errors: str) -> dict[str, Any]:
     drawn = _drawn(of, errors)
-    found: dict[str, Any] = {
-        name: estimate(getattr(drawn, name)) for name in ("cpr", "cmd", "left", "cpr_linear", "cmd_linear")
-    }
+    areas = ("cpr", "cmd", "left", "cpr_linear", "cmd_linear", *(() if drawn.recovered is None else ("kl",)))
+    found: dict[str, Any] = {name: estimate(getattr(drawn, name)) for name in areas}
     found |= {f"F({size})": estimate(drawn.at(size)) for size in SIZES} | {
         "F(all)": estimate(drawn.faithfulness[:, -1])
     }
@@ -126,6 +126,13 @@ def _scorers(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             drawn = _drawn(of, "corrupted")
             said = {"cpr": estimate(drawn.cpr), "cmd": estimate(drawn.cmd), "left": estimate(drawn.left)}
             yield f"{task} | {basis} | {kind.removeprefix('scorer ')}", said
+
+
+def _otherwise(rows: Mapping[str, Any], what: str) -> Iterator[tuple[str, Any]]:
+    for (task, basis), of in _keyed(rows, what):
+        drawn = _drawn(of, "corrupted")
+        said = {"cpr": estimate(drawn.cpr), "cmd": estimate(drawn.cmd), "F(all)": estimate(drawn.faithfulness[:, -1])}
+        yield f"{task} | {basis}", said
 
 
 def _graph_edges(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -84,6 +84,19 @@ def scorers(result: Result) -> str:
     return _table(("task", "units", *names), [(*key, *(of.get(n, "") for n in names)) for key, of in found.items()])
 
 
+def otherwise(result: Result) -> str:
+    """The areas when the same is asked in other ways: by KL, with attention frozen, of one circuit for all prompts."""
+    rows = []
+    for figures in result["figures"].values():
+        for key, frozen in figures.get("otherwise", {}).get("frozen", {}).items():
+            task, basis = key.split(" | ")
+            of = figures["curves"][task][basis]
+            one = figures["otherwise"]["one circuit"].get(key, {})
+            cells = [of["cpr"], of.get("kl", {}), frozen["cpr"], one.get("cpr", {})]
+            rows.append((task, basis, *map(_interval, cells)))
+    return _table(("task", "units", "as above", "by KL", "attention frozen", "one circuit, other prompts"), rows)
+
+
 def edges(result: Result) -> str:
     """Edges of heads and MLPs: areas over the share of edges, as MIB has them."""
     rows = []
@@ -242,6 +255,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "matched": matched,
     "errors": errors,
     "scorers": scorers,
+    "otherwise": otherwise,
     "edges": edges,
     "published": published,
     "graphs": graphs,
