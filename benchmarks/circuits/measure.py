@@ -139,6 +139,8 @@ GRAPHS = 24
 """The most prompts of a compiled model whose graphs are looked at."""
 CUT = (8, 32, 128)
 """Features that graphs are cut to, and edges, eight times as many."""
+SHARES = (0.95, 0.9, 0.8, 0.7)
+"""Of influence that pruned graphs keep in nodes, as Ameisen et al. 2025 have them in a table."""
 
 
 def of_graphs(
@@ -169,10 +171,19 @@ def of_graphs(
                 of_cut = pruned_to(graph, **cut).scores()
                 said[f"replacement of {8 * size if name == 'edges' else size} {name}"] = of_cut.replacement
                 said[f"completeness of {8 * size if name == 'edges' else size} {name}"] = of_cut.completeness
-        rows.append(said)
+        rows.append(said | _pruned(graph))
         if exact is not None:
             passed += _passed(suite, local, graph, exact, task.clean[row])
     return {name: [row[name] for row in rows] for name in rows[0]} | mediation(passed)
+
+
+def _pruned(graph: tlc.AttributionGraph) -> dict[str, float]:
+    said = {}
+    for share in SHARES:
+        cut = graph.prune(nodes=share)
+        said[f"completeness at {share}"] = cut.scores().completeness
+        said[f"features at {share}"] = float(cut.nodes.rows(Kind.FEATURE).sum())
+    return said
 
 
 def _passed(

@@ -35,7 +35,7 @@ def of(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
             "graph edges": dict(_graph_edges(rows)),
             "graphs": dict(_means(rows, "graphs")),
             "faithful": dict(_means(rows, "faithful")),
-            "fidelity": dict(_means(rows, "fidelity")),
+            "fidelity": dict(_means(_with_active(rows), "fidelity")),
             "planted": dict(_planted(rows)),
             "readings_s": round(sum(row.get("processor_s", 0) for row in rows.values() if isinstance(row, dict)), 1),
         }
@@ -165,6 +165,13 @@ def _means(rows: Mapping[str, Any], what: str) -> Iterator[tuple[str, Any]]:
             values = [_one(row[name]) for row in of if name in row]
             found[name] = of_seeds([value for value in values if value is not None])
         yield f"{task} | {basis}", found
+
+
+def _with_active(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows, of fidelity with the number of active features a token over all layers."""
+    return {
+        key: row | {"active": sum(row["L0"])} if key.startswith("fidelity | ") else row for key, row in rows.items()
+    }
 
 
 def _one(value: Any) -> float | None:

@@ -188,14 +188,31 @@ def controls(result: Result) -> str:
     return _by_task(result, named, lambda of: _interval(of["cpr"]))
 
 
+CLT_FITS = ("fidelity", "CLT")
 PUBLISHED = (
     # What, of which basis, as published, where and of what; and our figure by its section and name.
-    ("path length, CLT", "2.3", "Ameisen et al. 2025, 18 layers", ("graphs", "CLT", "path length")),
+    (
+        "top-1 of the replacement model, CLT",
+        ".50",
+        "Ameisen et al. 2025, 18 layers, 10M features",
+        (*CLT_FITS, "same answer"),
+    ),
+    ("NMSE, CLT", ".115", "the same", (*CLT_FITS, "FVU")),
+    ("active features a token, all layers, CLT", "88", "the same", (*CLT_FITS, "active")),
+    ("path length, CLT", "2.3", "the same", ("graphs", "CLT", "path length")),
     ("path length, PLT", "3.7", "the same", ("graphs", "PLT", "path length")),
     ("replacement score, CLT", ".61", "the same, an example's table", ("graphs", "CLT", "replacement")),
     ("replacement score, PLT", ".37", "the same", ("graphs", "PLT", "replacement")),
     ("completeness, CLT", ".80", "the same", ("graphs", "CLT", "completeness")),
     ("completeness, PLT", ".78", "the same", ("graphs", "PLT", "completeness")),
+    *(
+        (f"completeness at {share} of influence, CLT", said, "the same", ("graphs", "CLT", f"completeness at {share}"))
+        for share, said in ((0.95, ".87"), (0.9, ".83"), (0.8, ".70"), (0.7, ".58"))
+    ),
+    *(
+        (f"nodes at {share} of influence, CLT", said, "the same", ("graphs", "CLT", f"features at {share}"))
+        for share, said in ((0.95, "236"), (0.9, "137"), (0.8, "55"), (0.7, "27"))
+    ),
     (
         "Spearman of influence and ablation, CLT",
         ".72",
@@ -232,6 +249,17 @@ def published(result: Result) -> str:
     return _table(("figure", "published", "of what", *(f"ours, {task}" for task in found["curves"])), rows)
 
 
+def agreement(result: Result) -> str:
+    """The least size with F of at least .8 on agreement, sparse feature circuits beside the rest."""
+    found = result["figures"]["sentences"]["curves"]
+    rows = [
+        (task, *("none" if of[name]["k80"] is None else f"{of[name]['k80']:,}" for name in ("SFC", *UNITS)))
+        for task, of in found.items()
+        if task.startswith("agreement")
+    ]
+    return _table(("task", "SFC", *UNITS), rows)
+
+
 def costs(result: Result) -> str:
     """What dictionaries of the demo took."""
     rows = [
@@ -258,6 +286,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "otherwise": otherwise,
     "edges": edges,
     "published": published,
+    "agreement": agreement,
     "graphs": graphs,
     "graph-edges": graph_edges,
     "planted": planted,
