@@ -358,6 +358,8 @@ class TestRecipe:
         record = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
         assert set(record["figures"]) == set(figures) < set(FIGURES)
         assert record["took"]["threads"] == torch.get_num_threads()
+        config = (sae_folders(assets=tmp_path)[0] / "cfg.json").read_text(encoding="utf-8")
+        assert config == json.dumps(json.loads(config), indent=2, sort_keys=True) + "\n"
 
     def test_what_misses_its_figures_is_refused_with_them(self, tmp_path: Path) -> None:
         poor = replace(atlas_recipe.recipe(), make=lambda *_: {**FIGURES, "model: right, rhyme": 0.5})

@@ -1,5 +1,6 @@
 """How the atlas is made: a GPT-2 of four layers on its behaviours, a CLT and a PLT of it, and SAEs, in 16 bits."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -189,7 +190,15 @@ def _trained_sae(x: Tensor, hook_name: str, seed: int, folder: Path) -> Any:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return train_sae(_batches(x, seed), config, SAE.steps, SAE.lr, folder)
+        trained = train_sae(_batches(x, seed), config, SAE.steps, SAE.lr, folder)
+    _in_order(folder / "cfg.json")
+    return trained
+
+
+def _in_order(config: Path) -> None:
+    """The same keys in the order of the alphabet: SAELens writes them in that of a set, another in each process."""
+    text = config.read_text(encoding="utf-8")
+    config.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _batches(x: Tensor, seed: int) -> Iterator[Tensor]:
