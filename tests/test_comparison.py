@@ -547,6 +547,7 @@ class _SAE:
     def __init__(self, hook_name: str, normalize: str = "none") -> None:
         metadata = type("Metadata", (), {"hook_name": hook_name})()
         self.cfg = type("Config", (), {"metadata": metadata, "normalize_activations": normalize})()
+        self.encode = self.decode = lambda value: value
 
 
 def test_without_the_corrupted_runs_errors_a_basis_has_an_empty_circuit_of_its_own_to_beat() -> None:
@@ -593,10 +594,23 @@ def test_sizes_are_plain_integers_whatever_they_were_given_as() -> None:
     assert {type(size) for size in found} == {int}
 
 
+@pytest.mark.parametrize(("family", "model_class"), [("gpt2", "hooked"), ("gpt2", "bridge"), ("pythia", "bridge")])
+def test_saes_are_taken_in_the_order_of_the_pass_however_a_model_lists_its_points(
+    family: str, model_class: str
+) -> None:
+    model = models.model_of(family, model_class)
+    of_block = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
+    passed = [f"blocks.{layer}.{point}" for layer in range(models.N_LAYERS) for point in of_block]
+    basis = Basis.saes(model, [_SAE(point) for point in sorted(passed)])
+    assert [slot.read.name for slot in basis.slots] == passed
+
+
 def test_saes_that_do_not_fit_are_refused() -> None:
     model = models.model_of("gpt2", "hooked")
     with refusal(FitError, "'blocks.9.hook_mlp_out', which is none of the model's"):
         Basis.saes(model, [_SAE("blocks.9.hook_mlp_out")])
+    with refusal(FitError, "'blocks.0.hook_mlp_in', which nothing passes in this model: switch that hook on"):
+        Basis.saes(model, [_SAE("blocks.0.hook_mlp_in")])
     with refusal(FitError, "Two SAEs read the same point"):
         Basis.saes(model, [_SAE("blocks.0.hook_mlp_out")] * 2)
     with refusal(FitError, "normalize_activations='layer_norm': fold it in first"):

@@ -5,7 +5,7 @@ and write, with those of the slots before, what passes another; what the units d
 Neurons and heads have none.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_circuits.errors import FitError
 from tl_circuits.replacement.localize import check_fit, warn_of_another_model
-from tl_circuits.sites import Model, Sites, Tap, head_taps, neuron_taps
+from tl_circuits.sites import Model, Sites, Tap, head_taps, installed, neuron_taps
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 
@@ -88,19 +88,18 @@ class Basis:
     def saes(cls, model: Model, saes: Sequence[Any], name: str = "SAE") -> "Basis":
         """The features of SAELens SAEs, each at its hook point; several a layer make a sparse feature circuit.
 
-        They are taken in the order of the forward pass. Raises `FitError` for hook points that the model lacks, for
-        two SAEs of one point, and for SAEs that rescale each input by itself, whose decoders depend on what was encoded
-        last.
+        They are taken in the order of the forward pass. Raises `FitError` for hook points that the model lacks or never
+        passes, for two SAEs of one point, and for SAEs that rescale each input by itself, whose decoders depend on what
+        was encoded last.
         """
-        order = {tap: place for place, tap in enumerate(model.hook_dict)}
-        points = [_hook_of(sae) for sae in saes]
-        for point in points:
-            if point not in order:
-                raise FitError(f"An SAE reads {point!r}, which is none of the model's {len(order)} hook points.")
-        if len(set(points)) < len(points):
-            raise FitError(f"Two SAEs read the same point, of {', '.join(points)}: give one for each.")
-        placed = sorted(zip(points, saes, strict=True), key=lambda pair: order[pair[0]])
-        return cls(name, tuple(_sae_slot(point, sae) for point, sae in placed))
+        by_point = {_hook_of(sae): sae for sae in saes}
+        known = model.hook_dict
+        for point in by_point:
+            if point not in known:
+                raise FitError(f"An SAE reads {point!r}, which is none of the model's {len(known)} hook points.")
+        if len(by_point) < len(saes):
+            raise FitError(f"Two SAEs read the same point, of {', '.join(by_point)}: give one for each.")
+        return cls(name, tuple(_sae_slot(point, by_point[point]) for point in _as_passed(model, by_point)))
 
     def __repr__(self) -> str:
         return f"Basis({self.name}, {len(self.slots)} slots)"
@@ -112,10 +111,13 @@ def check_basis(model: Model, basis: Basis) -> None:
     Warns of a transcoder that says it was trained on another model. Of one model or of another of the same shape, what
     all units reach together tells more than this can: F of the last size.
     """
-    missing = [tap.name for slot in basis.slots for tap in (slot.read, slot.write) if not _is_there(model, tap)]
+    # A bridge lists all its hook points anew whenever it is asked for them.
+    known = model.hook_dict
+    taps = (tap for slot in basis.slots for tap in (slot.read, slot.write) if tap.kind == "hook")
+    missing = [tap.name for tap in taps if tap.name not in known]
     if missing:
         raise FitError(
-            f"{basis!r} reads or writes {missing[0]!r}, which is none of this model's {len(model.hook_dict)} hook "
+            f"{basis!r} reads or writes {missing[0]!r}, which is none of this model's {len(known)} hook "
             "points: make the basis of this model."
         )
     if basis.transcoder is not None:
@@ -128,8 +130,20 @@ def check_basis(model: Model, basis: Basis) -> None:
         )
 
 
-def _is_there(model: Model, tap: Tap) -> bool:
-    return tap.kind != "hook" or tap.name in model.hook_dict
+def _as_passed(model: Model, points: Iterable[str]) -> list[str]:
+    """The points in the order in which a pass reaches them, which is not the order in which a model lists them."""
+    reached: list[str] = []
+    noting = {Tap(point): lambda _, point=point: reached.append(point) for point in points}
+    token = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
+    with torch.no_grad(), installed(model, noting):
+        model(token)
+    never = [tap.name for tap in noting if tap.name not in reached]
+    if never:
+        raise FitError(
+            f"An SAE reads {never[0]!r}, which nothing passes in this model: switch that hook on, or take an SAE of "
+            "another point."
+        )
+    return reached
 
 
 def _sae_slot(point: str, sae: Any) -> Slot:
