@@ -12,7 +12,7 @@ broken off goes on from them.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--n-seeds", type=int, help="fewer than the tier has")
     parser.add_argument("--suites", help="some of the tier's, with ; between them")
     parser.add_argument("--cases", default=",".join(public.CASES), help="models of the hub tier (%(default)s)")
+    parser.add_argument("--tasks", default=";".join(public.TASKS), help="of the hub tier, with ; between (%(default)s)")
     parser.add_argument("--n-prompts", type=int, default=8, help="a task of the hub tier (%(default)s)")
     parser.add_argument(
         "--transcoder",
@@ -163,10 +164,18 @@ def main() -> None:
 
 def _hub(given: argparse.Namespace) -> None:
     more = [_named(text) for text in given.transcoder]
-    found = {name: public.run_case(public.CASES[name], given.n_prompts, more) for name in given.cases.split(",")}
+    cases, tasks = _chosen(public.CASES, given.cases.split(",")), _chosen(public.TASKS, given.tasks.split(";"))
+    found = {name: public.run_case(case, given.n_prompts, more, tasks) for name, case in cases.items()}
     case = {"tier": "hub", "prompts": given.n_prompts, "models": {name: of["model"] for name, of in found.items()}}
     record = Record(QUESTION, "circuits", case, settings(given, "folder"), summary.of_public(found), {}, seed=0)
     record.write(given.out, "circuits-hub")
+
+
+def _chosen(known: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise SystemExit(f"There is no {unknown[0]!r}: give some of {', '.join(map(repr, known))}.")
+    return {name: known[name] for name in names}
 
 
 def _named(text: str) -> tuple[str, str, str | None]:
