@@ -17,7 +17,7 @@ from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, graph_
 from tl_circuits.comparison.curve import divergence
 from tl_circuits.comparison.graph_curve import GraphErrors
 from tl_circuits.comparison.passes import recorded, through
-from tl_circuits.comparison.recovery import average_precision, description_length, variable_recovery
+from tl_circuits.comparison.recovery import average_precision, best_f1, description_length, variable_recovery
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.harvest import collect
 from tl_circuits.nodes import Kind
@@ -269,6 +269,7 @@ def planted(suite: Suite, basis: Basis) -> Reading:
     if basis.transcoder is not None:
         weights = _edges_between(suite, basis.transcoder, by_layer[0].unit, by_layer[1].unit)
         found["AUPRC of edges"] = average_precision(weights.flatten(), made.edges.flatten())
+        found["F1 of edges"] = best_f1(weights.flatten(), made.edges.flatten())
         found["share of edges"] = float(made.edges.double().mean())
     return found
 

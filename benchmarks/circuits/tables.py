@@ -146,7 +146,7 @@ def graph_edges(result: Result) -> str:
 
 def planted(result: Result) -> str:
     """Planted variables and edges of compiled models found again."""
-    names = ("AUPRC, layer 0", "F1, layer 0", "AUPRC, layer 1", "F1, layer 1", "AUPRC of edges")
+    names = ("AUPRC, layer 0", "F1, layer 0", "AUPRC, layer 1", "F1, layer 1", "AUPRC of edges", "F1 of edges")
     rows = []
     for suite, figures in result["figures"].items():
         for basis, of in figures.get("planted", {}).items():
