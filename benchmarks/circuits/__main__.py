@@ -167,7 +167,8 @@ def _hub(given: argparse.Namespace) -> None:
     cases, tasks = _chosen(public.CASES, given.cases.split(",")), _chosen(public.TASKS, given.tasks.split(";"))
     found = {name: public.run_case(case, given.n_prompts, more, tasks) for name, case in cases.items()}
     case = {"tier": "hub", "prompts": given.n_prompts, "models": {name: of["model"] for name, of in found.items()}}
-    record = Record(QUESTION, "circuits", case, settings(given, "folder"), summary.of_public(found), {}, seed=0)
+    readings = {name: of["curves"] for name, of in found.items()}
+    record = Record(QUESTION, "circuits", case, settings(given, "folder"), summary.of_public(found), readings, seed=0)
     record.write(given.out, "circuits-hub")
 
 

@@ -262,7 +262,8 @@ def _measure(suite: Suite, name: str, make: Make, processed: bool, found: dict[s
     for task_name, task in suite.tasks.items():
         try:
             reading = measure.curves(suite, basis, task, "ig-inputs", ("corrupted", "kept"))
-            found["curves"].setdefault(task_name, {})[name] = reading | fidelity(suite.model, basis, task)
+            reading["fidelity"] = fidelity(suite.model, basis, task)
+            found["curves"].setdefault(task_name, {})[name] = reading
         except FAILURES as error:
             found["failed"][f"{name} on {task_name}"] = told(error)
         say(f"{suite.name}: {name} on {task_name}: {found['failed'].get(f'{name} on {task_name}', 'done')}")

@@ -53,7 +53,7 @@ def of_public(found: Mapping[str, Any]) -> dict[str, Any]:
             task: {
                 basis: _curve([of], "corrupted")
                 | ({"kept": _curve([of], "kept")} if "kept" in of else {})
-                | {key: of[key] for key in ("same answer", "KL", "L0", "FVU")}
+                | {"fidelity": of["fidelity"]}
                 for basis, of in bases.items()
             }
             for task, bases in rows["curves"].items()
