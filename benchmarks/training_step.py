@@ -64,8 +64,8 @@ def ours(shape: Shape, l0: int, bandwidth: float, backend: Backend, low_memory: 
     rule, costs = Rule("jump_relu", bandwidth=bandwidth), Costs()
 
     def step(x: torch.Tensor, y: torch.Tensor) -> float:
-        batch = passed(weights, x, y, rule, backend)
-        (batch.reconstruction + 1e-3 * costs.of(weights, batch.codes, batch.squares)).backward()
+        batch = passed(weights, x, y, rule, backend, costs=costs)
+        (batch.reconstruction + 1e-3 * batch.cost).backward()
         optimizer.step()
         return sum(batch.l0()) / shape.n_layers
 
@@ -76,8 +76,8 @@ def gradients(shape: Shape, l0: int, bandwidth: float, tokens: int, backend: Bac
     """The gradients of the first step."""
     weights = random_weights(shape, l0, seed=0)
     x, y = _data(shape, tokens)
-    batch = passed(weights, x, y, Rule("jump_relu", bandwidth=bandwidth), backend)
-    (batch.reconstruction + 1e-3 * Costs().of(weights, batch.codes, batch.squares)).backward()
+    batch = passed(weights, x, y, Rule("jump_relu", bandwidth=bandwidth), backend, costs=Costs())
+    (batch.reconstruction + 1e-3 * batch.cost).backward()
     return {name: p.grad for name, p in weights.parameters.items() if p.grad is not None}
 
 

@@ -1,12 +1,17 @@
 """The training step: dense and sparse backends agree, and both agree with the plain formulas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tl_circuits.training import losses
 from tl_circuits.training.codes import DenseCodes, encode
+from tl_circuits.training.optimizer import Optimizer
 from tl_circuits.training.pattern import Pattern
 from tl_circuits.training.rules import Rule
 from tl_circuits.training.step import Costs, cheaper, passed, revived
@@ -44,13 +49,9 @@ def batch(shape: Architecture, seed: int, n_tokens: int = 20, dtype: torch.dtype
 
 
 def loss_and_gradients(weights: Weights, x, y, rule: Rule, costs: Costs, backend, working=torch.float32):
-    through = passed(weights, x, y, rule, backend, working=working)
+    through = passed(weights, x, y, rule, backend, working=working, costs=costs)
     dead = ~through.fired()
-    loss = (
-        through.reconstruction
-        + 0.1 * costs.of(weights, through.codes, through.squares)
-        + 0.05 * revived(weights, through, x, dead)
-    )
+    loss = through.reconstruction + 0.1 * through.cost + 0.05 * revived(weights, through, dead)
     names = list(weights.parameters)
     found = torch.autograd.grad(loss, [weights[name] for name in names], allow_unused=True)
     zeros = [torch.zeros_like(weights[name]) if g is None else g for name, g in zip(names, found, strict=True)]
@@ -168,7 +169,7 @@ def test_the_rank_one_revival_is_the_dense_one_where_the_dead_are_silent() -> No
     threshold, norm = torch.rand(12), torch.rand(12)
     dead = torch.arange(12) % 2 == 0
     plain = ((threshold - x @ W.T - b).relu() * norm * dead).sum(-1).mean()
-    quick = losses.revival_of_silent(x, W, b, threshold, norm, dead)
+    quick = losses.revival_of_silent(torch.addmv(b, W, x.mean(0)), threshold, norm, dead)
     torch.testing.assert_close(quick, plain)
     for one, other in zip(torch.autograd.grad(quick, [W, b]), torch.autograd.grad(plain, [W, b]), strict=True):
         torch.testing.assert_close(one, other)
@@ -203,6 +204,48 @@ def test_tied_decoders_are_one_parameter() -> None:
     by_target = initial(Architecture(3, 4, 5, 3, tied="target"), None, torch.Generator())
     assert by_target.table(0, 2) is by_target.table(2, 2)
     assert sum(name.startswith("W_dec") for name in by_target.parameters) == 3
+
+
+class Alive(TorchDispatchMode):
+    """How many tensors of one shape were ever there together, of those made inside."""
+
+    def __init__(self, shape: tuple[int, int], before: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.most, self._size = 0, shape[0] * shape[1]
+        self._before = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in before}
+        self._made: dict[int, StorageWeakRef] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, (tuple, list)) else (found,):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() == self._size:
+                weak = StorageWeakRef(tensor.untyped_storage())
+                self._made |= {weak.cdata: weak} if weak.cdata not in self._before else {}
+        self._made = {data: weak for data, weak in self._made.items() if not weak.expired()}
+        self.most = max(self.most, len(self._made))
+        return found
+
+
+@pytest.mark.parametrize("backend", ["dense", "sparse"])
+@pytest.mark.parametrize("rule", [RULES[0], RULES[1]], ids=["jump_relu", "topk"])
+@pytest.mark.parametrize("changes", [{}, {"tied": "source"}, {"span": 1}], ids=["untied", "tied", "per layer"])
+def test_in_low_memory_the_gradients_of_two_parameters_are_never_there_together(rule, backend, changes) -> None:
+    shape = replace(Architecture(n_layers=6, d_model=13, features=29, span=6), **changes)
+    most = {}
+    for low_memory in (False, True):
+        weights, (x, y) = filled(shape, rule, 0, torch.float32), batch(shape, 0, dtype=torch.float32)
+        optimizer = Optimizer(weights, low_memory=low_memory)
+        optimizer.set_lr(1e-3)
+        with Alive((29, 13), [*weights.parameters.values(), *optimizer.state().values()]) as alive:
+            through = passed(weights, x, y, rule, backend, costs=Costs())
+            dead = ~through.fired()
+            dead[:, 0] = True
+            (through.reconstruction + through.cost + revived(weights, through, dead)).backward()
+            optimizer.step()
+        most[low_memory] = alive.most
+    # One gradient, and what is being added to it.
+    assert most[True] <= 3
+    assert most[False] >= sum(1 for p in weights.parameters.values() if p.shape == (29, 13))
 
 
 def test_sparse_products_are_chosen_where_few_entries_count() -> None:

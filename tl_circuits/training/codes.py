@@ -5,7 +5,7 @@ gradients written out. The forward product with the encoder is dense in both.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -138,28 +138,23 @@ def _exact(working: torch.dtype) -> bool:
 
 
 def decode(
-    codes: Sequence[Codes],
-    tables: Sequence[Float[Tensor, "feature d_model"]],
+    out: Float[Tensor, "token d_model"],
+    code: Codes,
+    table: Float[Tensor, "feature d_model"],
     working: torch.dtype = torch.float32,
-) -> tuple[Float[Tensor, "token d_model"], list[Float[Tensor, " feature"]]]:
-    """Σ_s a_s @ tables[s], what the features of some layers write into one, and each row's squared norm, by table.
+) -> tuple[Float[Tensor, "token d_model"], Float[Tensor, " feature"]]:
+    """out + a @ table, what the features of one layer write into another, and each row's squared norm.
 
-    Both come together, so that the gradient of a table is written once. With bfloat16 for `working`, copies of the
-    tables are multiplied and sums over layers are float32; where codes are sparse, gradients are those of the tables
-    themselves.
+    Both come together, so that the gradient of a table is written once; `out` is used up. With bfloat16 for `working`,
+    copies of the tables are multiplied and sums over layers are float32; where codes are sparse, gradients are those of
+    the tables themselves.
     """
-    if all(isinstance(code, SparseCodes) for code in codes):
-        sparse = cast(Sequence[SparseCodes], codes)
-        found = cast(tuple[Tensor, ...], _Decoded.apply(sparse, working, *[code.values for code in sparse], *tables))
-        return found[0], list(found[1:])
-    dense = cast(Sequence[DenseCodes], codes)
-    out = torch.zeros_like(tables[0][:1]).expand(dense[0].n_tokens, -1)
-    for code, table in zip(dense, tables, strict=True):
-        if _exact(working):
-            out = torch.addmm(out, code.values, table)
-        else:
-            out = out + code.values.to(working) @ table.to(working)
-    return out, [losses.squared_norms(table) for table in tables]
+    if isinstance(code, SparseCodes):
+        return cast(tuple[Tensor, Tensor], _Decoded.apply(out, code.values, table, code, working))
+    values, square = cast(DenseCodes, code).values, losses.squared_norms(table)
+    if _exact(working):
+        return torch.addmm(out, values, table), square
+    return out + values.to(working) @ table.to(working), square
 
 
 class _Values(torch.autograd.Function):
@@ -199,34 +194,30 @@ class _Values(torch.autograd.Function):
 
 
 class _Decoded(torch.autograd.Function):
-    """What sparse codes of several layers write into one layer."""
+    """What sparse codes of one layer add to what is written into another."""
 
     @staticmethod
-    def forward(ctx: Any, codes: Sequence[SparseCodes], working: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, out: Tensor, values: Tensor, table: Tensor, code: SparseCodes, working: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        values, tables = tensors[: len(codes)], tensors[len(codes) :]
-        ctx.save_for_backward(*tensors)
-        ctx.codes = codes
-        out, squares = tables[0].new_zeros(codes[0].n_tokens, tables[0].shape[1]), []
-        for code, a, table in zip(codes, values, tables, strict=True):
-            # Norms first: read row after row, the table is in the cache when bags pick rows of it.
-            squares.append(torch.linalg.vector_norm(table, dim=1).square_())
-            on = a if code.on is None else a[code.on]
-            exact = _exact(working)
-            out += (
-                code.active.to_tokens(on, table) if exact else code.active.to_tokens(on.to(working), table.to(working))
-            )
-        return out, *squares
+        ctx.save_for_backward(values, table)
+        ctx.code = code
+        ctx.mark_dirty(out)
+        # Norms first: read row after row, the table is in the cache when bags pick rows of it.
+        square = torch.linalg.vector_norm(table, dim=1).square_()
+        on = values if code.on is None else values[code.on]
+        exact = _exact(working)
+        out += code.active.to_tokens(on, table) if exact else code.active.to_tokens(on.to(working), table.to(working))
+        return out, square
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        codes: Sequence[SparseCodes] = ctx.codes
-        values, tables = ctx.saved_tensors[: len(codes)], ctx.saved_tensors[len(codes) :]
-        out, *squares = grad_outputs
-        out = torch.zeros(codes[0].n_tokens, tables[0].shape[1]).to(tables[0]) if out is None else out.contiguous()
-        to_values, to_tables = [], []
-        for code, a, table, square in zip(codes, values, tables, squares, strict=True):
-            to_values.append(code.pattern.inner(out, table))
-            to_table = code.active.to_features(a if code.on is None else a[code.on], out)
-            to_tables.append(to_table if square is None else to_table.addcmul_(table, (2 * square)[:, None]))
-        return None, None, *to_values, *to_tables
+        code: SparseCodes = ctx.code
+        values, table = ctx.saved_tensors
+        to_out, to_square = grad_outputs
+        out = table.new_zeros(code.n_tokens, table.shape[1]) if to_out is None else to_out.contiguous()
+        to_table = code.active.to_features(values if code.on is None else values[code.on], out)
+        if to_square is not None:
+            to_table.addcmul_(table, (2 * to_square)[:, None])
+        return to_out, code.pattern.inner(out, table), to_table, None, None

@@ -68,9 +68,7 @@ def saturating(scaled: Float[Tensor, "*entries"], saturation: float) -> Float[Te
 
 
 def revival_of_silent(
-    x: Float[Tensor, "token d_model"],
-    W_enc: Float[Tensor, "feature d_model"],
-    b_enc: Float[Tensor, " feature"],
+    mean: Float[Tensor, " feature"],
     cut: Float[Tensor, "..."],
     norm: Float[Tensor, " feature"],
     dead: Bool[Tensor, " feature"],
@@ -78,12 +76,12 @@ def revival_of_silent(
     """Σ_{i dead} E max(θ_i − h_i, 0)·‖W_dec,i‖ of one layer: pulls silent features up to their cut θ_i, in rank one.
 
     No dead feature may pass its cut at any token of the batch. Then max(θ_i − h_i, 0) is θ_i − h_i throughout, and its
-    mean needs only the mean of x: the gradient of W_enc is an outer product instead of a matrix product over the batch.
+    mean needs only the `mean` pre-activation, of the mean of x: the gradient of W_enc is an outer product instead of a
+    matrix product over the batch.
     """
     rows = dead.nonzero()[:, 0]
-    h = W_enc[rows] @ x.mean(0) + b_enc[rows]
     floor = cut[rows] if cut.ndim else cut
-    return ((floor - h) * norm.detach()[rows]).sum()
+    return ((floor - mean[rows]) * norm.detach()[rows]).sum()
 
 
 def divergence(logits: Float[Tensor, "*batch d_vocab"], replaced: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, ""]:

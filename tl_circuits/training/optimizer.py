@@ -32,6 +32,8 @@ class Optimizer:
         self._handles = []
         if low_memory:
             for (name, parameter), adam in zip(self._parameters.items(), self._adams, strict=True):
+                # Made between gradients that come and go, moments would leave holes in memory that hold none of them.
+                adam.state[parameter] = {"step": torch.zeros((), device=parameter.device), **_moments_of(parameter)}
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._updating(name, adam)))
 
     def set_lr(self, lr: float) -> None:
@@ -98,3 +100,7 @@ class Optimizer:
             parameter.grad = None
 
         return update
+
+
+def _moments_of(parameter: Tensor) -> dict[str, Tensor]:
+    return {part: torch.zeros_like(parameter, requires_grad=False) for part in ("exp_avg", "exp_avg_sq")}

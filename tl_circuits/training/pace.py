@@ -58,9 +58,8 @@ def _sparse_step(settings: TrainingSettings, n_layers: int, d_model: int, n_feat
     optimizer.set_lr(0.0)
 
     def step() -> None:
-        batch = passed(weights, x, y, settings.rule, "sparse", working=settings.working)
-        costs = settings.costs.of(weights, batch.codes, batch.squares)
-        (batch.reconstruction + settings.sparsity * costs).backward()
+        batch = passed(weights, x, y, settings.rule, "sparse", working=settings.working, costs=settings.costs)
+        (batch.reconstruction + settings.sparsity * batch.cost).backward()
         optimizer.step()
 
     seconds = _fastest(step)

@@ -26,6 +26,9 @@ from tl_circuits.transcoder import CrossLayerTranscoder
 PROBE = 10
 """The density of dense codes, whose counting costs a pass over them, is measured every so many steps."""
 
+Figures = tuple[list[float], list[float], list[int], float]
+"""FVU, L0 and dead features by layer, and the loss."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -140,29 +143,39 @@ class Run:
 
     def _fit(self) -> Step:
         settings, step = self.settings, self.step
-        drawn = self.normalised(self.source.batch(step))
-        mine = self.shards.tokens(settings.batch_tokens)
+        loss, figures, density = self._forward()
+        self.optimizer.set_lr(settings.lr_at(step))
+        loss.backward()
+        norm = self._update()
+        done = Step(step, *figures, settings.sparsity_at(step), settings.lr_at(step), norm, self.backend)
+        if density is not None:
+            self.backend = cheaper(density, self.silent.device.type)
+        return done
+
+    def _forward(self) -> tuple[Tensor, Figures, float | None]:
+        """The loss, figures, and the density where a backend is to be chosen by it.
+
+        Of the batch only what the backward pass needs is left then, and goes as that passes.
+        """
+        settings, shards = self.settings, self.shards
+        drawn = self.normalised(self.source.batch(self.step))
+        mine = shards.tokens(settings.batch_tokens)
         x, y = drawn.reads[:, mine], drawn.writes[:, mine]
-        shards = self.shards
-        batch = passed(self.weights, x, y, settings.rule, self.backend, shards.others, shards.written, settings.working)
+        batch = passed(
+            self.weights, x, y, settings.rule, self.backend, shards.others, shards.written, settings.working,
+            settings.costs if settings.sparsity else None,
+        )  # fmt: skip
         self.silent = torch.where(shards.any(batch.fired()), 0.0, self.silent + 1)
         dead = self.silent > settings.dead_after
         loss = batch.reconstruction
         if settings.sparsity:
-            loss = loss + settings.sparsity_at(step) * settings.costs.of(self.weights, batch.codes, batch.squares)
+            loss = loss + settings.sparsity_at(self.step) * batch.cost
         if settings.revival and bool(dead.any()):
-            loss = loss + settings.revival * revived(self.weights, batch, x, dead)
-        self.optimizer.set_lr(settings.lr_at(step))
-        loss.backward()
-        norm = self._update()
-        done = Step(
-            step, *self._figures(batch, dead, loss.detach()), settings.sparsity_at(step), settings.lr_at(step), norm,
-            self.backend,
-        )  # fmt: skip
-        self._choose_backend(batch)
-        return done
+            loss = loss + settings.revival * revived(self.weights, batch, dead)
+        probed = settings.backend == "auto" and (self.backend == "sparse" or self.step % PROBE == 0)
+        return loss, self._figures(batch, dead, loss.detach()), batch.density() if probed else None
 
-    def _figures(self, batch: Passed, dead: Tensor, loss: Tensor) -> tuple[list[float], list[float], list[int], float]:
+    def _figures(self, batch: Passed, dead: Tensor, loss: Tensor) -> Figures:
         """FVU, L0 and dead features by layer, and the loss: of all features, and on average over replicas."""
         shards, exact = self.shards, torch.float64
         fvu, l0 = torch.tensor(batch.fvu(), dtype=exact), shards.total(torch.tensor(batch.l0(), dtype=exact))
@@ -192,10 +205,6 @@ class Run:
                     # A negative threshold would let negative activations through, which no penalty here charges.
                     threshold.clamp_min_(0)
         return norm
-
-    def _choose_backend(self, batch: Passed) -> None:
-        if self.settings.backend == "auto" and (self.backend == "sparse" or self.step % PROBE == 0):
-            self.backend = cheaper(batch.density(), self.silent.device.type)
 
     def _end_fit(self) -> None:
         self.optimizer.close()

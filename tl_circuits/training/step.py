@@ -43,13 +43,14 @@ class Costs:
         """The cost of one activation times the norm of its decoder."""
         return partial(losses.saturating, saturation=self.saturation) if self.penalty == "tanh" else _as_it_is
 
-    def of(self, weights: Weights, codes: Sequence[Codes], squares: Squares | None = None) -> Float[Tensor, ""]:
-        """Σ over layers of what a token's activations cost on average; `squares` are norms that are known already."""
-        parts = []
-        for source, code in enumerate(codes):
-            known = squares_of(weights, source) if squares is None else squares
-            parts += [code.charged(norm, self.charge) for norm in self._norms(weights, source, known)]
-        return torch.stack(parts).sum()
+    def of(self, weights: Weights, codes: Sequence[Codes]) -> Float[Tensor, ""]:
+        """Σ over layers of what a token's activations cost on average."""
+        parts = [self.of_layer(weights, source, code, squares_of(weights, source)) for source, code in enumerate(codes)]
+        return torch.stack([part for of_layer in parts for part in of_layer]).sum()
+
+    def of_layer(self, weights: Weights, source: int, code: Codes, squares: Squares) -> list[Float[Tensor, ""]]:
+        """What a token's activations of one layer cost on average, by each norm that they are charged for."""
+        return [code.charged(norm, self.charge) for norm in self._norms(weights, source, squares)]
 
     def _norms(self, weights: Weights, source: int, squares: Squares) -> list[Float[Tensor, " feature"]]:
         written = weights.shape.written(source)
@@ -75,16 +76,26 @@ def _as_it_is(scaled: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A batch's codes, its errors, ŷ − y by layer, and squared norms of decoders, all still differentiable."""
+    """A batch's codes, and what they lose, all still differentiable: errors, ŷ − y by layer, and what they `paid`.
+
+    `means` are each layer's mean pre-activations, and `squares` squared norms of decoders.
+    """
 
     codes: list[Codes]
     errors: list[Float[Tensor, "token d_model"]]
     squares: Squares
+    means: list[Float[Tensor, " feature"]]
+    paid: list[Float[Tensor, ""]]
 
     @property
     def reconstruction(self) -> Float[Tensor, ""]:
         """Σ_l FVU_l."""
         return losses.reconstruction(self.errors)
+
+    @property
+    def cost(self) -> Float[Tensor, ""]:
+        """Σ over layers of what a token's activations cost on average."""
+        return torch.stack(self.paid).sum()
 
     def fvu(self) -> list[float]:
         """Each layer's mean squared error, in normalised units its fraction of variance unexplained."""
@@ -112,39 +123,48 @@ def passed(
     others: Others = NOBODY,
     total: Callable[[Tensor], Tensor] = alone,
     working: torch.dtype = torch.float32,
+    costs: Costs | None = None,
 ) -> Passed:
-    """The batch through encoders and decoders; `others` and `total` join processes, `working` copies multiply."""
+    """The batch through encoders and decoders; `others` and `total` join processes, `working` copies multiply.
+
+    Without `costs` nothing is paid. All that a layer's features do comes together. The backward pass, which goes the same way back, then ends with a
+    layer's activations and with the gradients of its parameters before it begins with those of another.
+    """
     shape = weights.shape
-    codes = [
-        encode(x[layer], weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"], weights.threshold(layer), rule, backend,
-               others, working)
-        for layer in range(shape.n_layers)
-    ]  # fmt: skip
-    outs, squares = [], {}
-    for layer in range(shape.n_layers):
-        sources = shape.sources(layer)
-        out, norms = decode(
-            [codes[source] for source in sources], [weights.table(source, layer) for source in sources], working
-        )
-        outs.append(out)
-        squares |= {(source, layer): norm for source, norm in zip(sources, norms, strict=True)}
-    written, errors = total(torch.stack(outs)), []
-    for layer in range(shape.n_layers):
+    outs = [x.new_zeros(x.shape[1:]) for _ in range(shape.n_layers)]
+    codes, squares, means, paid = [], {}, [], []
+    for source in range(shape.n_layers):
+        W_enc, b_enc = weights[f"W_enc.{source}"], weights[f"b_enc.{source}"]
+        code = encode(x[source], W_enc, b_enc, weights.threshold(source), rule, backend, others, working)
+        means.append(torch.addmv(b_enc, W_enc, x[source].mean(0)))
+        for layer in shape.written(source):
+            table = weights.table(source, layer)
+            outs[layer], squares[source, layer] = decode(outs[layer], code, table, working)
+        paid += [] if costs is None else costs.of_layer(weights, source, code, squares)
+        codes.append(code)
+    return Passed(codes, _errors(weights, total(torch.stack(outs)), x, y), squares, means, paid)
+
+
+def _errors(
+    weights: Weights,
+    written: Float[Tensor, "layer token d_model"],
+    x: Float[Tensor, "layer token d_model"],
+    y: Float[Tensor, "layer token d_model"],
+) -> list[Float[Tensor, "token d_model"]]:
+    errors = []
+    for layer in range(weights.shape.n_layers):
         out = written[layer] + weights["b_dec"][layer]
-        out = out + x[layer] @ weights[f"W_skip.{layer}"] if shape.skip else out
+        out = out + x[layer] @ weights[f"W_skip.{layer}"] if weights.shape.skip else out
         errors.append(out - y[layer])
-    return Passed(codes, errors, squares)
+    return errors
 
 
-def revived(
-    weights: Weights, batch: Passed, x: Float[Tensor, "layer token d_model"], dead: Bool[Tensor, "layer feature"]
-) -> Float[Tensor, ""]:
+def revived(weights: Weights, batch: Passed, dead: Bool[Tensor, "layer feature"]) -> Float[Tensor, ""]:
     """The dead-feature term of the batch. None of the dead may have fired in it."""
     parts = []
-    for layer, code in enumerate(batch.codes):
+    for layer, (code, mean) in enumerate(zip(batch.codes, batch.means, strict=True)):
         norm = losses.norm_of([batch.squares[layer, to] for to in weights.shape.written(layer)])
-        W_enc, b_enc = weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"]
-        parts.append(losses.revival_of_silent(x[layer], W_enc, b_enc, code.cut, norm, dead[layer]))
+        parts.append(losses.revival_of_silent(mean, code.cut, norm, dead[layer]))
     return torch.stack(parts).sum()
 
 
