@@ -326,7 +326,7 @@ def told(error: BaseException) -> str:
     while cause is not None:
         for kind in type(cause).__mro__:
             if kind.__name__ in NEXT:
-                return f"{line} Next: {NEXT[kind.__name__]}."
+                return f"{line.rstrip('.')}. Next: {NEXT[kind.__name__]}."
         cause = cause.__cause__ or cause.__context__
     return line
 
