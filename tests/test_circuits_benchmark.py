@@ -400,3 +400,22 @@ def _off_at_first(decode: Any) -> Any:
         return written
 
     return off
+
+
+def test_a_dictionary_waits_for_the_weights_that_it_was_trained_on(tmp_path: Path) -> None:
+    model = models.model_of("gpt2", "bridge")
+    for processed in (False, True):
+        transcoder = models.transcoder(dtype=torch.float64)
+        transcoder.processed_weights = processed
+        folder = tmp_path / str(processed)
+        tlc.save_transcoder(transcoder, folder)
+        make = dict(public._bases(public.CASES["pythia-70m"], [("CLT", str(folder), None)]))["CLT"]
+        assert make(model, not processed) is None
+        if not processed:
+            assert isinstance(make(model, processed), Basis)
+            continue
+        # This model's weights are as they were made.
+        with pytest.raises(tlc.FitError, match=r"processed_weights=True\), but this model's are not"):
+            make(model, processed)
+    saes = dict(public._bases(public.CASES["gpt2"], []))["SAEs, residual stream"]
+    assert saes(model, False) is None
