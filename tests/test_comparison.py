@@ -544,9 +544,10 @@ def test_a_task_that_the_model_cannot_do_is_refused() -> None:
 
 
 class _SAE:
-    def __init__(self, hook_name: str, normalize: str = "none") -> None:
+    def __init__(self, hook_name: str, normalize: str = "none", d_in: int = 16) -> None:
         metadata = type("Metadata", (), {"hook_name": hook_name})()
-        self.cfg = type("Config", (), {"metadata": metadata, "normalize_activations": normalize})()
+        given = {"metadata": metadata, "normalize_activations": normalize, "d_in": d_in}
+        self.cfg = type("Config", (), given)()
         self.encode = self.decode = lambda value: value
 
 

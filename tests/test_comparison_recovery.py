@@ -76,7 +76,9 @@ def test_a_circuit_is_longer_to_say_the_more_units_it_has_and_could_have() -> No
     assert description_length(1, 8) == pytest.approx(3)
     assert description_length(2, 8) == pytest.approx(math.log2(28))
     assert description_length(2, 16) > description_length(2, 8) > description_length(0, 8) == 0
-    assert math.isnan(description_length(9, 8))
+    for size in (9, -1):
+        with refusal(SettingError, f"A circuit of {size} among 8 units is none: give 0 to 8"):
+            description_length(size, 8)
 
 
 # Hand-built dictionaries: the truth is found

@@ -17,7 +17,7 @@ import torch
 
 import tl_circuits as tlc
 from tests.graphs import random_graph
-from tl_circuits.comparison import Basis, Task, circuit_curve
+from tl_circuits.comparison import Basis, Task, circuit_curve, recovery, scores
 from tl_circuits.graph.circuit_tracer import convert_graph
 from tl_circuits.intervention import collapse
 from tl_circuits.nodes import Kind, NodeId
@@ -615,6 +615,30 @@ def comparison_doors(_folder: Path) -> Iterator[Try]:
     yield refused(
         "pairs of two lengths", "pairs of one length", lambda: Task("any", tokens, tokens[:, :2], answers, answers + 1)
     )
+    for what, given in (("a transcoder", tlc.demo()[1]), ("None", None)):
+        yield refused(f"basis={what}", "A basis is needed", lambda given=given: tl.circuit_curve(model, given, asked))
+    for given in ([asked], "capitals", None):
+        yield refused(
+            f"task={given!r:.20}", "A task is needed", lambda given=given: tl.circuit_curve(model, basis, given)
+        )
+    yield refused("found_on=str", "A task is needed", lambda: curve(found_on="half"))
+    by_slot = [part.numpy() for part in scores(model, basis, asked, "random")]
+    yield refused("scores of numpy", "Scores of ndarray are none", lambda: curve(scorer=by_slot))
+    yield refused("attention", "attention='held' is none", lambda: curve(attention="held"))
+    for pairs, says in (
+        (("a", "b", "c", "d"), "'a' at 0 has none"),
+        ([("a", "b", "c")], "at 0 has 3 parts"),
+        ([("a", "b", "c", "d"), 5], "5 at 1 has none"),
+    ):
+        yield refused(f"pairs={pairs!r}", says, lambda pairs=pairs: tl.Task.of(model, pairs))
+    yield refused("one SAE", "give a list of SAEs", lambda: tl.Basis.saes(model, object()))
+    precision: Any = recovery.average_precision
+    for given, truth in (([1.0, 2.0], [True]), ([], [])):
+        yield refused(
+            "scores without truth",
+            f"{len(given)} scores of {len(truth)} items",
+            lambda given=given, truth=truth: precision(torch.tensor(given), torch.tensor(truth, dtype=torch.bool)),
+        )
     yield refused("too few answers", "answers 1 and 2", lambda: Task("any", tokens, tokens, answers[:1], answers))
 
 

@@ -25,7 +25,7 @@ from benchmarks.circuits.dictionaries import CACHE, cost_of, load, train_all
 from benchmarks.circuits.measure import Ledger, Reading
 from benchmarks.circuits.suites import Suite
 from benchmarks.circuits.tiers import TIERS, Tier
-from benchmarks.record import Record, add_options, say, settings
+from benchmarks.record import Machine, Record, add_options, say, settings
 from tl_circuits.comparison import Basis, Task
 
 QUESTION = "Which units give the smaller and the truer circuit?"
@@ -60,7 +60,7 @@ def _costs(tier: Tier, suite: Suite, folder: Path, seeds: list[int]) -> dict[str
 def _readings(
     tier: Tier, suite: Suite, folder: Path, ledger: Ledger, seeds: list[int]
 ) -> Iterator[tuple[str, Reading]]:
-    fixed = [Basis.neurons(suite.model), Basis.blocks(suite.model)]
+    fixed = [Basis.neurons(suite.model), Basis.blocks(suite.model), *_shipped(suite)]
     for name, task in suite.tasks.items():
         for basis in fixed:
             yield from _of_basis(tier, suite, ledger, basis, name, task, 0)
@@ -112,6 +112,15 @@ def _of_basis(
             yield reading("graph edges kept", lambda: measure.graph_edges(*few, "kept", control=not seed))
         if suite.name == "demo" and basis.name != "skip PLT":
             yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, PUSHED))))
+
+
+def _shipped(suite: Suite) -> list[Basis]:
+    """The transcoders that ship with the demo, which were trained for longer."""
+    if suite.name != "demo":
+        return []
+    return [
+        Basis.features(suite.model, tlc.demo(transcoder=kind)[1], f"shipped {kind.upper()}") for kind in ("clt", "plt")
+    ]
 
 
 def _is_thorough(suite: Suite) -> bool:
@@ -168,7 +177,10 @@ def _hub(given: argparse.Namespace) -> None:
     found = {name: public.run_case(case, given.n_prompts, more, tasks) for name, case in cases.items()}
     case = {"tier": "hub", "prompts": given.n_prompts, "models": {name: of["model"] for name, of in found.items()}}
     readings = {name: of["curves"] for name, of in found.items()}
-    record = Record(QUESTION, "circuits", case, settings(given, "folder"), summary.of_public(found), readings, seed=0)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    here = Machine.here(threads=torch.get_num_threads(), gpu=gpu)
+    figures, options = summary.of_public(found), settings(given, "folder")
+    record = Record(QUESTION, "circuits", case, options, figures, readings, seed=0, machine=here)
     record.write(given.out, "circuits-hub")
 
 

@@ -3,7 +3,7 @@
 What has one figure a seed has an interval by Student's t: percentiles of so few draws are too narrow.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float64
 from scipy.stats import t as student_t
 from torch import Tensor
+
+from tl_circuits.comparison.areas import REACH, at_size, mean_over_log, mean_over_share
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -41,7 +43,7 @@ class Readings:
         names = ("faithful", "complete", "answered", "empty", "whole", "divergence")
         return cls(tuple(curves[0]["sizes"]), **{name: stacked(name) for name in names if name in curves[0]})
 
-    def drawn(self, n_draws: int, seed: int) -> "Drawn":
+    def drawn(self, n_draws: int, seed: int, reach: int = REACH) -> "Drawn":
         """F, C and accuracy of all readings, and of so many samples of seeds and prompts."""
         draw = torch.Generator().manual_seed(seed)
         n_seeds, n_prompts = self.empty.shape
@@ -59,53 +61,54 @@ class Readings:
         if self.divergence is not None:
             diverged = torch.einsum("ds,skp,dp->dk", seeds, self.divergence, prompts)
             recovered = 1 - diverged / diverged[:, :1]
-        return Drawn(self.sizes, shares[0], shares[1], means[2] / (n_seeds * n_prompts), recovered)
+        return Drawn(self.sizes, shares[0], shares[1], means[2] / (n_seeds * n_prompts), recovered, reach)
 
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Curves by sample; the first row is of everything."""
+    """Curves by sample; the first row is of everything. Areas over the logarithm go up to `reach` units."""
 
     sizes: tuple[int, ...]
     faithfulness: Float64[Tensor, "draw size"]
     completeness: Float64[Tensor, "draw size"]
     accuracy: Float64[Tensor, "draw size"]
     recovered: Float64[Tensor, "draw size"] | None = None
+    reach: int = REACH
 
     @property
     def cpr(self) -> Float64[Tensor, " draw"]:
         """As `CircuitCurve.cpr`."""
-        return _area(self.faithfulness, self.sizes, torch.log2)
+        return mean_over_log(self.faithfulness, self.sizes, self.reach)
 
     @property
     def cmd(self) -> Float64[Tensor, " draw"]:
         """As `CircuitCurve.cmd`."""
-        return _area((1 - self.faithfulness).abs(), self.sizes, torch.log2)
+        return mean_over_log((1 - self.faithfulness).abs(), self.sizes, self.reach)
 
     @property
     def kl(self) -> Float64[Tensor, " draw"]:
         """The mean over log2(1 + k) of the divergence that is made good, as `CircuitCurve.recovered`."""
         assert self.recovered is not None
-        return _area(self.recovered, self.sizes, torch.log2)
+        return mean_over_log(self.recovered, self.sizes, self.reach)
 
     @property
     def left(self) -> Float64[Tensor, " draw"]:
         """The mean of C over log2(1 + k): low where what is left soon does nothing."""
-        return _area(self.completeness, self.sizes, torch.log2)
+        return mean_over_log(self.completeness, self.sizes, self.reach)
 
     @property
     def cpr_linear(self) -> Float64[Tensor, " draw"]:
         """As `CircuitCurve.cpr_linear`."""
-        return _area(self.faithfulness, self.sizes, None)
+        return mean_over_share(self.faithfulness, self.sizes)
 
     @property
     def cmd_linear(self) -> Float64[Tensor, " draw"]:
         """As `CircuitCurve.cmd_linear`."""
-        return _area((1 - self.faithfulness).abs(), self.sizes, None)
+        return mean_over_share((1 - self.faithfulness).abs(), self.sizes)
 
     def at(self, size: int) -> Float64[Tensor, " draw"]:
         """F of a size, straight between sizes on log2(1 + k); that of all where there are no more."""
-        return _between(self.faithfulness, self.sizes, size)
+        return at_size(self.faithfulness, self.sizes, size)
 
     def k80(self) -> int | None:
         """The least measured size at which F of everything reaches .8."""
@@ -145,18 +148,3 @@ def _times(n_draws: int, n: int, draw: torch.Generator) -> Float64[Tensor, "draw
     drawn = torch.randint(n, (n_draws, n), generator=draw)
     times = torch.zeros(n_draws, n, dtype=torch.float64)
     return times.scatter_add_(1, drawn, torch.ones_like(times))
-
-
-def _area(
-    curve: Float64[Tensor, "draw size"], sizes: Sequence[int], of: Callable[[Tensor], Tensor] | None
-) -> Float64[Tensor, " draw"]:
-    at = torch.tensor(sizes, dtype=torch.float64)
-    at = at if of is None else of(1 + at)
-    return torch.trapezoid(curve, at, dim=1) / (at[-1] - at[0])
-
-
-def _between(curve: Float64[Tensor, "draw size"], sizes: Sequence[int], size: int) -> Float64[Tensor, " draw"]:
-    at, wanted = (torch.log2(1 + torch.tensor(value, dtype=torch.float64)) for value in (sizes, [size]))
-    place = int(torch.searchsorted(at, wanted).clamp(1, len(sizes) - 1))
-    share = ((wanted[0] - at[place - 1]) / (at[place] - at[place - 1])).clamp(0, 1)
-    return curve[:, place - 1] * (1 - share) + curve[:, place] * share

@@ -16,6 +16,7 @@ from benchmarks.circuits import sentences
 from benchmarks.circuits.planted import PLANTED, Planted
 from benchmarks.circuits.sentence_model import Recipe, lessons, sentence_model, token_ids
 from tl_circuits.comparison import Task
+from tl_circuits.comparison.task import answers_right
 from tl_circuits.harvest import kept_tokens
 from tl_circuits.zoo.tokenizer import encode
 from tl_circuits.zoo.world import Prompt, world
@@ -102,12 +103,7 @@ def answered(model: Any, tasks: Mapping[str, Task], n_prompts: int) -> tuple[dic
     """
     kept, share = {}, {}
     for name, task in tasks.items():
-        with torch.no_grad():
-            here, there = (
-                task.measure(model(tokens)[:, -1].to(torch.float64)) for tokens in (task.clean, task.corrupted)
-            )
-        # A counterfactual of which every answer is right has none that is wrong.
-        right = (here > 0) & (there < (0 if task.contrast is None else here))
+        right = answers_right(model, task)
         share[name] = float(right.float().mean())
         if bool(right.any()):
             kept[name] = task.part(right.nonzero()[:, 0].tolist()[:n_prompts])

@@ -7,6 +7,8 @@ from typing import Any
 from benchmarks.circuits.intervals import RESAMPLES, Drawn, Readings, estimate, of_seeds
 
 SIZES = (8, 32, 128)
+EDGES = 8192
+"""Up to where the areas of graphs' edges go: the largest size that is measured."""
 PAIRS = (
     ("CLT", "PLT"), ("CLT", "PLT, parameters"), ("CLT", "PLT, writes"), ("CLT", "SAE"), ("CLT", "SAE, parameters"),
     ("CLT", "SAE, writes"), ("CLT", "neurons"), ("PLT", "SAE"), ("PLT", "neurons"), ("PLT", "skip PLT"),
@@ -144,7 +146,7 @@ def _graph_edges(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _graph_orders(named: str, of: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     for order in ("influence", "random"):
         # Each dictionary's graphs have their own number of edges, and so their own last size.
-        areas = [Readings.of([row[order]]).drawn(0, 0) for row in of if order in row]
+        areas = [Readings.of([row[order]]).drawn(0, 0, EDGES) for row in of if order in row]
         if not areas:
             continue
         found = {"cpr": of_seeds([float(one.cpr[0]) for one in areas])}

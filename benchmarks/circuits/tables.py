@@ -109,6 +109,18 @@ def edges(result: Result) -> str:
     return _table(("task", "edges", "EAP, CPR", "CMD", "EAP-IG, CPR", "CMD"), rows)
 
 
+def shipped(result: Result) -> str:
+    """The demo's own transcoders beside those of the benchmark, and neurons."""
+    figures, rows = result["figures"]["demo"], []
+    for task, of in figures["curves"].items():
+        for basis in ("shipped CLT", "CLT", "shipped PLT", "PLT", "neurons"):
+            active = figures["fidelity"].get(f"{task} | {basis}", {}).get("active", {})
+            size = "none" if of[basis]["k80"] is None else f"{of[basis]['k80']:,}"
+            cells = (_interval(active), _interval(of[basis]["cpr"]), f"{of[basis]['F(all)']['value']:.2f}", size)
+            rows.append((task, basis, *cells))
+    return _table(("task", "units", "active, all layers", "area", "all", "size for .8"), rows)
+
+
 GRAPH = {
     "path length": "path length",
     "replacement": "replacement score",
@@ -284,6 +296,7 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "errors": errors,
     "scorers": scorers,
     "otherwise": otherwise,
+    "shipped": shipped,
     "edges": edges,
     "published": published,
     "agreement": agreement,

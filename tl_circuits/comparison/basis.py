@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_circuits.errors import FitError
-from tl_circuits.replacement.localize import check_fit, warn_of_another_model
+from tl_circuits.errors import FitError, warn_once
+from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_another_model
 from tl_circuits.sites import Model, Sites, Tap, head_taps, installed, neuron_taps
 from tl_circuits.transcoder import CrossLayerTranscoder
 
@@ -88,18 +88,33 @@ class Basis:
     def saes(cls, model: Model, saes: Sequence[Any], name: str = "SAE") -> "Basis":
         """The features of SAELens SAEs, each at its hook point; several a layer make a sparse feature circuit.
 
-        They are taken in the order of the forward pass. Raises `FitError` for hook points that the model lacks or never
-        passes, for two SAEs of one point, and for SAEs that rescale each input by itself, whose decoders depend on what
-        was encoded last.
+        They are taken in the order of the forward pass. Points that have none are the pass's own: compare bases of the
+        same points. Raises `FitError` for no SAE or what is none, hook points that the model lacks, never passes or
+        has before its blocks, other widths, two SAEs of one point, and SAEs that rescale each input by itself, whose
+        decoders depend on what was encoded last.
         """
-        by_point = {_hook_of(sae): sae for sae in saes}
+        given = list(saes) if isinstance(saes, Sequence) else []
+        if not given:
+            raise FitError(f"Basis.saes was given {type(saes).__name__} without any SAE in it: give a list of SAEs.")
+        by_point = {_hook_of(sae): sae for sae in given}
         known = model.hook_dict
         for point in by_point:
             if point not in known:
                 raise FitError(f"An SAE reads {point!r}, which is none of the model's {len(known)} hook points.")
-        if len(by_point) < len(saes):
+            if not point.startswith("blocks."):
+                raise FitError(
+                    f"An SAE reads {point!r}, before the first block: circuits are of what is in the blocks."
+                )
+        if len(by_point) < len(given):
             raise FitError(f"Two SAEs read the same point, of {', '.join(by_point)}: give one for each.")
-        return cls(name, tuple(_sae_slot(point, by_point[point]) for point in _as_passed(model, by_point)))
+        widths = _as_passed(model, by_point)
+        for point, width in widths.items():
+            if by_point[point].cfg.d_in != width:
+                raise FitError(
+                    f"The SAE of {point!r} reads {by_point[point].cfg.d_in} numbers a token, but {width} pass there: "
+                    "was it trained on another model?"
+                )
+        return cls(name, tuple(_sae_slot(point, by_point[point]) for point in widths))
 
     def __repr__(self) -> str:
         return f"Basis({self.name}, {len(self.slots)} slots)"
@@ -111,6 +126,13 @@ def check_basis(model: Model, basis: Basis) -> None:
     Warns of a transcoder that says it was trained on another model. Of one model or of another of the same shape, what
     all units reach together tells more than this can: F of the last size.
     """
+    if not isinstance(basis, Basis):
+        raise FitError(
+            f"A basis is needed, and {type(basis).__name__} was given: make one by tlc.Basis.features(model, "
+            "transcoder), .saes(model, saes), .neurons(model) or .blocks(model)."
+        )
+    refuse_replaced(model)
+    _warn_of_rounding(model)
     # A bridge lists all its hook points anew whenever it is asked for them.
     known = model.hook_dict
     taps = (tap for slot in basis.slots for tap in (slot.read, slot.write) if tap.kind == "hook")
@@ -130,10 +152,24 @@ def check_basis(model: Model, basis: Basis) -> None:
         )
 
 
-def _as_passed(model: Model, points: Iterable[str]) -> list[str]:
-    """The points in the order in which a pass reaches them, which is not the order in which a model lists them."""
-    reached: list[str] = []
-    noting = {Tap(point): lambda _, point=point: reached.append(point) for point in points}
+def _warn_of_rounding(model: Model) -> None:
+    dtype = next(model.parameters()).dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        warn_once(
+            f"The model is in {dtype}: what circuits measure is rounded to it, and small effects come out of order. "
+            "float32 (model.to(torch.float32)) is recommended.",
+            stacklevel=4,
+        )
+
+
+def _as_passed(model: Model, points: Iterable[str]) -> dict[str, int]:
+    """The width of each point, in the order in which a pass reaches them: a model lists them in another."""
+    reached: dict[str, int] = {}
+
+    def note(point: str) -> Callable[[Tensor], None]:
+        return lambda value: reached.__setitem__(point, value[0, 0].numel())
+
+    noting = {Tap(point): note(point) for point in points}
     token = torch.zeros(1, 1, dtype=torch.int64, device=next(model.parameters()).device)
     with torch.no_grad(), installed(model, noting):
         model(token)
@@ -153,6 +189,14 @@ def _sae_slot(point: str, sae: Any) -> Slot:
 
 
 def _hook_of(sae: Any) -> str:
+    if not hasattr(getattr(sae, "cfg", None), "metadata"):
+        raise FitError(f"{type(sae).__name__} is no SAE of SAELens: give a list of what sae_lens.SAE loads.")
+    if getattr(sae.cfg, "d_out", None) is not None:
+        raise FitError(
+            f"{type(sae).__name__} is a transcoder, which reads one point and writes another: "
+            "tlc.load_transcoder(list of them) makes one transcoder, and tlc.Basis.features(model, transcoder) its "
+            "basis."
+        )
     if getattr(sae.cfg, "normalize_activations", "none") not in ("none", None):
         raise FitError(
             f"An SAE has normalize_activations={sae.cfg.normalize_activations!r}: fold it in first "

@@ -10,20 +10,17 @@ and its curves are on a scale of their own.
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from tl_circuits.comparison.basis import Basis, check_basis
-from tl_circuits.comparison.passes import Attention, Errors, Scores, held, recorded, through
-from tl_circuits.comparison.scorers import Scorer, check_attention, scores
-from tl_circuits.comparison.task import Task, check_task
-from tl_circuits.errors import PromptError, SettingError
+from tl_circuits.comparison.areas import REACH, at_size, mean_over_log, mean_over_share
+from tl_circuits.comparison.task import Task
+from tl_circuits.errors import SettingError, warn_once
 from tl_circuits.progress import stage
-from tl_circuits.sites import Model, installed
 
 ENOUGH = 0.8
 """Of faithfulness: k_80 is the least size that reaches it."""
@@ -31,6 +28,18 @@ LEFT = 0.2
 """Of completeness: what may be left without the circuit."""
 ROUNDING = 1e-6
 """Of the measure: a difference between model and empty circuit that is no larger is nothing to share."""
+
+
+class Unit(NamedTuple):
+    """One unit of a circuit: where it writes, its layer, its position, and its number there.
+
+    Of a transcoder's features the last three are those of `Feature`.
+    """
+
+    point: str
+    layer: int
+    pos: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride] (tuple.index is not missed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +54,7 @@ class CircuitCurve:
       tell two answers apart and no more.
     - `attention`: running, or frozen at the patterns of each prompt. `found_on`: the task that the one circuit of all
       prompts was found on; None where each has its own.
+    - `best`: of each prompt its units in the order in which circuits take them, the first 512; None for edges.
     """
 
     basis: str
@@ -60,6 +70,24 @@ class CircuitCurve:
     divergence: Float64[Tensor, "size prompt"] | None = None
     attention: str = "running"
     found_on: str | None = None
+    best: tuple[tuple[Unit, ...], ...] | None = None
+
+    def circuit(self, prompt: int, size: int) -> tuple[Unit, ...]:
+        """The units of a prompt's circuit of that size, the best first; prompts are numbered as in the task.
+
+        Raises `SettingError` for a prompt that there is none of, more units than are kept, and curves of edges.
+        """
+        if self.best is None:
+            raise SettingError("This curve is of edges, and keeps none of them: edge_scores has what each is worth.")
+        if not -len(self.best) <= prompt < len(self.best):
+            raise SettingError(f"circuit({prompt}, {size}): the task has {len(self.best)} prompts, from 0.")
+        kept = self.best[prompt]
+        if not 0 <= size <= len(kept):
+            raise SettingError(
+                f"circuit({prompt}, {size}): the {len(kept)} best units are kept. For more, sort what "
+                "tl_circuits.comparison.scorers.scores gives."
+            )
+        return kept[:size]
 
     @property
     def faithfulness(self) -> Float64[Tensor, " size"]:
@@ -71,25 +99,34 @@ class CircuitCurve:
         """C(k): what everything but the circuit still does; near 0 where the circuit holds all that matters."""
         return self._share(self.complete)
 
+    def at(self, size: int) -> float:
+        """F of a size, straight between measured sizes on log2(1 + k); that of all units where there are no more."""
+        return float(at_size(self.faithfulness, self.sizes, size))
+
+    def area(self, to: int = REACH) -> float:
+        """The mean of F over log2(1 + k) up to a size, the same for all that are compared: it does not move with how
+        many units a basis has. Raises `SettingError` for a size below 1."""
+        return float(mean_over_log(self.faithfulness, self.sizes, to))
+
     @property
     def cpr(self) -> float:
-        """Mean of F over log2(1 + k): high where few units do it (after MIB's CPR, which is linear in k)."""
-        return self._area(self.faithfulness)
+        """The area up to 512 units: high where few units do it (after MIB's CPR, which is linear in k)."""
+        return self.area()
 
     @property
     def cmd(self) -> float:
-        """Mean of |1 − F| over log2(1 + k): low where every size does as the model does (after MIB's CMD)."""
-        return self._area((1 - self.faithfulness).abs())
+        """Mean of |1 − F| over log2(1 + k) up to 512 units: low where every size does as the model does (after MIB)."""
+        return float(mean_over_log((1 - self.faithfulness).abs(), self.sizes, REACH))
 
     @property
     def cpr_linear(self) -> float:
         """Mean of F over the share of units, as MIB has it."""
-        return self._mean(self.faithfulness, torch.tensor(self.sizes, dtype=torch.float64))
+        return float(mean_over_share(self.faithfulness, self.sizes))
 
     @property
     def cmd_linear(self) -> float:
         """Mean of |1 − F| over the share of units, as MIB has it."""
-        return self._mean((1 - self.faithfulness).abs(), torch.tensor(self.sizes, dtype=torch.float64))
+        return float(mean_over_share((1 - self.faithfulness).abs(), self.sizes))
 
     @property
     def k80(self) -> int | None:
@@ -128,78 +165,19 @@ class CircuitCurve:
         return named | areas | {"sizes": list(self.sizes)} | curves | {"prompts": len(self.whole)}
 
     def __repr__(self) -> str:
+        held = "" if self.attention == "running" else f", attention {self.attention}"
+        found = "" if self.found_on is None else f", one circuit found on {self.found_on!r}"
         return (
-            f"CircuitCurve({self.basis} on {self.task!r}, {self.scorer}, errors {self.errors}: cpr {self.cpr:.3f}, cmd "
-            f"{self.cmd:.3f}, k80 {self.k80})"
+            f"CircuitCurve({self.basis} on {self.task!r}, {self.scorer}, errors {self.errors}{held}{found}: cpr "
+            f"{self.cpr:.3f}, cmd {self.cmd:.3f}, k80 {self.k80})"
         )
 
     def _share(self, measured: Float64[Tensor, "size prompt"]) -> Float64[Tensor, " size"]:
         empty, whole = self.empty.mean(), self.whole.mean()
         return (measured.mean(1) - empty) / (whole - empty)
 
-    def _area(self, curve: Float64[Tensor, " size"]) -> float:
-        return self._mean(curve, torch.log2(1 + torch.tensor(self.sizes, dtype=torch.float64)))
-
-    def _mean(self, curve: Float64[Tensor, " size"], at: Float64[Tensor, " size"]) -> float:
-        return float(torch.trapezoid(curve, at) / (at[-1] - at[0]))
-
     def _first(self, reached: Bool[Tensor, " size"]) -> int | None:
         return next((size for size, is_it in zip(self.sizes, reached.tolist(), strict=True) if is_it), None)
-
-
-def circuit_curve(
-    model: Model,
-    basis: Basis,
-    task: Task,
-    scorer: Scorer | Scores = "ig-inputs",
-    *,
-    errors: Errors = "corrupted",
-    attention: Attention = "running",
-    found_on: Task | None = None,
-    sizes: Sequence[int] | None = None,
-    steps: int = 5,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> CircuitCurve:
-    """The curves of the circuits that a scorer picks: for each prompt its own k units of the largest |score|.
-
-    - `scorer` is one by name, or scores of one's own, (prompt, pos, unit) for each slot.
-    - `found_on`: prompts of the same length to find one circuit on, that of the largest |mean score|, which is then
-      measured on those of the task: give others than the task's to learn whether a circuit holds beyond them.
-    - `attention="frozen"` holds the patterns of each prompt, while scoring too, as attribution graphs do.
-    - `sizes` are 0, the powers of 2 and all by default.
-
-    Raises `SettingError` for errors, attention, sizes and scores that are none, and where the model does no better on
-    the prompts than on their counterfactuals: there is nothing to share then; `FitError` for a basis of another model,
-    and `PromptError` where `found_on` has prompts of another length.
-    """
-    if errors not in get_args(Errors):
-        raise SettingError(f"errors={errors!r} is none: give one of {', '.join(get_args(Errors))}.")
-    check_attention(attention)
-    check_basis(model, basis)
-    check_task(model, task)
-    clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
-    how: dict[str, Any] = {"attention": attention, "steps": steps, "seed": seed}
-    if not isinstance(scorer, str):
-        _check_own(found_on)
-        by_slot = tuple(scorer)
-    elif found_on is None:
-        by_slot = scores(model, basis, task, scorer, **how)
-    else:
-        _check_positions(task, found_on)
-        by_slot = _alike(scores(model, basis, found_on, scorer, **how), len(task))
-    _check_scores(by_slot, [units.shape[:3] for units in clean.units])
-    cells = [tuple(part.shape[1:]) for part in by_slot]
-    order = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs().argsort(dim=1, descending=True, stable=True)
-
-    def run(size: int, of_circuit: bool) -> Float64[Tensor, "prompt d_vocab"]:
-        circuit = _circuit(order, size, cells, of_circuit)
-        return through(model, basis, task.clean, corrupted, circuit, errors)
-
-    named = (basis.name, scorer if isinstance(scorer, str) else "given", errors)
-    with installed(model, held(model, task.clean, attention)):
-        curve = measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
-    return replace(curve, attention=attention, found_on=None if found_on is None else found_on.name)
 
 
 def measured_curve(
@@ -254,6 +232,7 @@ def told_apart(curve: CircuitCurve) -> CircuitCurve:
     """The curve. Raises `SettingError` where the model does no better on the prompts than the empty circuit."""
     whole, empty = float(curve.whole.mean()), float(curve.empty.mean())
     if whole - empty > ROUNDING * float(curve.whole.abs().mean()):
+        _warn_of_wrong(curve)
         return curve
     if curve.errors == "corrupted":
         how = "Check the answers, or take prompts that the model answers."
@@ -265,37 +244,15 @@ def told_apart(curve: CircuitCurve) -> CircuitCurve:
     )
 
 
-def _alike(found: Scores, n_prompts: int) -> Scores:
-    """The mean scores, for every prompt the same."""
-    return tuple(part.mean(0, keepdim=True).expand(n_prompts, -1, -1) for part in found)
-
-
-def _check_own(found_on: Task | None) -> None:
-    if found_on is not None:
-        raise SettingError(
-            f"found_on={found_on!r} is what to score, but scores were given: name a scorer, or give the scores of one "
-            "circuit for each prompt."
+def _warn_of_wrong(curve: CircuitCurve) -> None:
+    wrong = (curve.whole <= curve.empty).nonzero()[:, 0].tolist()
+    if wrong and curve.errors == "corrupted":
+        warn_once(
+            f"On {len(wrong)} of the {len(curve.whole)} prompts of {curve.task!r} (first: {wrong[0]}) the model "
+            "measures no higher than the empty circuit. They count against the others, so that shares rise for no "
+            "good reason: leave them out, as task.answered(model) leaves out those that the model gets wrong.",
+            stacklevel=4,
         )
-
-
-def _check_positions(task: Task, found_on: Task) -> None:
-    wanted, given = task.clean.shape[1], found_on.clean.shape[1]
-    if wanted != given:
-        raise PromptError(
-            f"{found_on!r} was to find the circuit of {task!r}: units stand at positions, so give prompts of {wanted} "
-            "tokens."
-        )
-
-
-def _check_scores(given: Scores, shapes: Sequence[Sequence[int]]) -> None:
-    found, wanted = [tuple(part.shape) for part in given], [tuple(shape) for shape in shapes]
-    if found != wanted:
-        raise SettingError(
-            f"Scores have shapes {found}, but the units of the slots are {wanted}: give one for each unit."
-        )
-    for number, part in enumerate(given):
-        if not bool(part.isfinite().all()):
-            raise SettingError(f"Scores of slot {number} hold NaN or infinity: no order can be made of them.")
 
 
 def sizes_of(given: Sequence[int] | None, n_units: int) -> tuple[int, ...]:
@@ -317,12 +274,3 @@ def whole_numbers(sizes: Sequence[int]) -> list[int]:
     if any(size < 0 for size in found):
         raise SettingError(f"sizes={found}: a circuit has 0 units or more.")
     return found
-
-
-def _circuit(
-    order: Int64[Tensor, "prompt cell"], size: int, cells: Sequence[tuple[int, ...]], of_circuit: bool
-) -> list[Bool[Tensor, "prompt pos _"]]:
-    on = torch.full(order.shape, not of_circuit, device=order.device)
-    on.scatter_(1, order[:, :size], of_circuit)
-    parts = on.split([pos * units for pos, units in cells], dim=1)
-    return [part.unflatten(1, cell) for part, cell in zip(parts, cells, strict=True)]

@@ -34,6 +34,8 @@ def best_f1(scores: Float[Tensor, " item"], truth: Bool[Tensor, " item"]) -> flo
 def _precision_and_recall(
     scores: Float[Tensor, " item"], truth: Bool[Tensor, " item"]
 ) -> tuple[Float64[Tensor, " threshold"], Float64[Tensor, " threshold"]]:
+    if scores.shape != truth.shape or not len(scores):
+        raise SettingError(f"{len(scores)} scores of {len(truth)} items: give one for each, and at least one.")
     if bool(scores.isnan().any()):
         raise SettingError(
             f"{int(scores.isnan().sum())} of {len(scores)} scores are NaN, which have no order: leave those items out."
@@ -71,9 +73,12 @@ def variable_recovery(
 
 
 def description_length(n_units: int, n_candidates: int) -> float:
-    """Bits that say which units a circuit is of, among so many: log2 of that many choose n (Stirling's is not used)."""
+    """Bits that say which units a circuit is of, among so many: log2 of that many choose n (Stirling's is not used).
+
+    Raises `SettingError` for more units than there are, or fewer than none.
+    """
     if not 0 <= n_units <= n_candidates:
-        return math.nan
+        raise SettingError(f"A circuit of {n_units} among {n_candidates} units is none: give 0 to {n_candidates}.")
     return (
         math.lgamma(n_candidates + 1) - math.lgamma(n_units + 1) - math.lgamma(n_candidates - n_units + 1)
     ) / math.log(2)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.attribution.targets import token_id
-from tl_circuits.errors import PromptError, TargetError
+from tl_circuits.errors import PromptError, SettingError, TargetError
 from tl_circuits.replacement.prompt import Prompt, check_tokens, tokenize
 from tl_circuits.sites import Model
 
@@ -40,10 +40,12 @@ class Task:
         Raises `PromptError` where prompts are not all of one length, counterfactuals included, and `TargetError` for an
         answer that is not one token.
         """
-        if not pairs:
+        if not len(pairs):
             raise PromptError(f"Task {name!r} has no prompts: give at least one, with its counterfactual.")
+        _check_pairs(name, pairs)
         columns = list(zip(*pairs, strict=True))
-        clean, corrupted = (_side_by_side(model, name, prompts) for prompts in columns[:2])
+        both = _side_by_side(model, name, [*columns[0], *columns[1]])
+        clean, corrupted = both.split(len(pairs))
         answers = [
             torch.tensor([token_id(model.tokenizer, model.cfg.d_vocab, token) for token in column])
             for column in columns[2:]
@@ -80,11 +82,21 @@ class Task:
         prompts, pos = self.clean.shape
         return f"Task({self.name!r}, {prompts} prompts of {pos} tokens)"
 
-    def part(self, rows: slice | Sequence[int]) -> "Task":
-        """Some of the prompts."""
-        picked = torch.arange(len(self))[rows]
+    def answered(self, model: Model) -> "Task":
+        """The prompts that the model answers right, and so their counterfactuals. Raises `PromptError` for none."""
+        rows = answers_right(model, self).nonzero()[:, 0].tolist()
+        if not rows:
+            raise PromptError(
+                f"Of the {len(self)} prompts of {self.name!r} the model answers none right, with its counterfactual: "
+                "there is no behaviour to explain. Check the answers, and that each is one token with its space."
+            )
+        return self.part(rows)
+
+    def part(self, rows: int | slice | Sequence[int], name: str | None = None) -> "Task":
+        """Some of the prompts, by their numbers, under another name where one is given."""
+        picked = torch.arange(len(self))[rows].reshape(-1)
         return Task(
-            self.name,
+            name or self.name,
             self.clean[picked],
             self.corrupted[picked],
             self.answer[picked],
@@ -100,8 +112,28 @@ class Task:
         return logits[rows, self.answer.to(logits.device)] - logits[rows, self.corrupted_answer.to(logits.device)]
 
 
+def answers_right(model: Model, task: Task) -> Bool[Tensor, " prompt"]:
+    """Whether the model prefers each prompt's answer there, and on the counterfactual the other.
+
+    With a contrast, of which both may have the same right answers, it has to be lower on the counterfactual.
+    """
+    check_task(model, task)
+    with torch.no_grad():
+        here, there = (task.measure(model(tokens)[:, -1].to(torch.float64)) for tokens in (task.clean, task.corrupted))
+    return (here > 0) & (there < (0 if task.contrast is None else here))
+
+
+def check_is_task(task: Task) -> None:
+    """Raises `SettingError` for what is no task."""
+    if not isinstance(task, Task):
+        raise SettingError(
+            f"A task is needed, and {type(task).__name__} was given: make one by tlc.Task.of(model, pairs)."
+        )
+
+
 def check_task(model: Model, task: Task) -> None:
     """Raises `PromptError` for tokens that the model cannot read, and `TargetError` for answers that it cannot give."""
+    check_is_task(task)
     for tokens in (*task.clean, *task.corrupted):
         check_tokens(model, tokens)
     out = getattr(model.cfg, "d_vocab_out", None) or -1
@@ -117,6 +149,16 @@ def check_task(model: Model, task: Task) -> None:
             f"Task {task.name!r}: its contrast has shape {tuple(task.contrast.shape)}, but there are {len(task)} "
             f"prompts and {n_logits} tokens to answer: give a weight for each."
         )
+
+
+def _check_pairs(name: str, pairs: Sequence[Pair]) -> None:
+    for number, pair in enumerate(pairs):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 4:
+            said = f"{len(pair)} parts" if isinstance(pair, Sequence) and not isinstance(pair, str) else "none"
+            raise PromptError(
+                f"Task {name!r}: {pair!r:.80} at {number} has {said}: give a list, for each prompt (prompt, "
+                "counterfactual, answer, answer of the counterfactual)."
+            )
 
 
 def _side_by_side(model: Model, name: str, prompts: Sequence[Prompt]) -> Int64[Tensor, "prompt pos"]:
