@@ -1,5 +1,6 @@
 """The atlas: what its behaviours ask and hold out, and what ships."""
 
+import hashlib
 import json
 import random
 from dataclasses import replace
@@ -17,9 +18,10 @@ from tl_circuits.nodes import Kind
 from tl_circuits.replacement import replace_mlps
 from tl_circuits.zoo.atlas import Behaviour, Question, atlas, behaviours, sae_folders, task
 from tl_circuits.zoo.atlas import recipe as atlas_recipe
-from tl_circuits.zoo.atlas.behaviour import HELD_OUT, another, split
+from tl_circuits.zoo.atlas.behaviour import FAR, HELD_OUT, another, split
 from tl_circuits.zoo.atlas.behaviours import GENERATORS
 from tl_circuits.zoo.atlas.measure import right, sae_figures
+from tl_circuits.zoo.atlas.numbers import LAST, YEARS
 from tl_circuits.zoo.atlas.recall import ATHLETES, attribute
 from tl_circuits.zoo.atlas.stored import ATLAS, SAE_SITES
 from tl_circuits.zoo.atlas.tokens import vocabulary
@@ -31,6 +33,8 @@ from tl_circuits.zoo.recipe import BelowTarget, Bound, Recipe, carry_out
 RECORD = json.loads((ATLAS / "figures.json").read_text(encoding="utf-8"))
 FIGURES = RECORD["figures"]
 NAMES = tuple(behaviours())
+TAUGHT = "21b7ded18dec4e1fd318f4b279da7ecccf2cc726eeb70359510e531ee1f726ba"
+"""Of all lessons and questions with their answers, in order: other ones would give other weights."""
 
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -81,14 +85,43 @@ class TestBehaviours:
     def test_counterfactuals_are_answered_rightly(self, name: str) -> None:
         # Every corrupted text is a text of the behaviour itself, with the answer that it has there.
         behaviour = behaviours()[name]
-        answers: dict[str, set[str]] = {}
+        asked = [*behaviour.trained, *behaviour.held_out]
+        answers = {question.text: set(question.accepted or (question.answer,)) for question in asked}
+        known = [question for question in asked if question.corrupted in answers]
+        for question in known:
+            assert question.corrupted_answer in answers[question.corrupted]
+            assert not question.accepted or set(question.corrupted_accepted) == answers[question.corrupted]
+        # Names and words are drawn, not listed; and before the first year there is only one that begins no question.
+        unknown = [question for question in asked if question.corrupted not in answers]
+        assert name in ("induction", "acronym", "greater-than") or not unknown
+        if name == "greater-than":
+            assert {question.text.split()[-3][2:] for question in unknown} == {f"{YEARS.start:02}"}
+
+    @each
+    def test_no_answer_counts_for_a_question_and_for_its_counterfactual(self, name: str) -> None:
+        behaviour = behaviours()[name]
         for question in (*behaviour.trained, *behaviour.held_out):
-            answers.setdefault(question.text, set()).update(question.accepted or (question.answer,))
-        known = [q for q in (*behaviour.trained, *behaviour.held_out) if q.corrupted in answers]
-        assert all(question.corrupted_answer in answers[question.corrupted] for question in known)
-        assert name in ("induction", "acronym", "greater-than") or len(known) == len(behaviour.trained) + len(
-            behaviour.held_out
-        )
+            if question.accepted:
+                assert question.answer in question.accepted
+                assert question.corrupted_answer in set(question.corrupted_accepted) - set(question.accepted)
+            else:
+                assert question.answer != question.corrupted_answer
+                assert question.apart == 1
+
+    def test_years_are_far_apart_where_they_can_be(self) -> None:
+        greater = behaviours()["greater-than"]
+        for question in (*greater.trained, *greater.held_out):
+            year, earlier = (int(text.split()[-3][2:]) for text in (question.text, question.corrupted))
+            assert earlier < year
+            # Of the 99 − earlier answers that are right for the counterfactual, those up to the year are wrong here.
+            assert question.apart == pytest.approx((year - earlier) / (LAST - earlier))
+            if (year - YEARS.start) / (LAST - YEARS.start) >= FAR:
+                assert question.apart >= FAR
+                assert earlier in YEARS
+
+    def test_lessons_are_those_that_the_shipped_weights_were_taught(self) -> None:
+        taught = [(lesson.text, lesson.answer) for b in behaviours().values() for lesson in (*b.lessons, *b.trained)]
+        assert hashlib.sha256(repr(taught).encode()).hexdigest() == TAUGHT
 
     @pytest.mark.slow
     def test_a_seed_gives_one_split_and_another_seed_another(self) -> None:
@@ -237,6 +270,42 @@ class TestWhatShips:
         assert model.to_string(made.answer[row]) == question.answer
         assert model.to_string(made.corrupted_answer[row]) == question.corrupted_answer
         assert len(task(model, "opposite", held_out=False, count=7)) == 7
+
+    @each
+    def test_the_model_tells_prompts_from_their_counterfactuals(self, name: str) -> None:
+        model, _ = shipped()
+        asked = task(model, name, count=200)
+        with torch.no_grad():
+            here, there = (asked.measure(model(tokens)[:, -1].double()) for tokens in (asked.clean, asked.corrupted))
+        assert float((here > there).double().mean()) >= 0.99
+        # The answer that is preferred changes: what is right here does not win there.
+        assert float((here > 0).double().mean()) >= 0.95
+        assert float((there < 0).double().mean()) >= 0.9
+
+    @pytest.mark.slow
+    @each
+    def test_all_neurons_together_do_what_the_model_does(self, name: str) -> None:
+        model, _ = shipped()
+        basis, asked = tlc.Basis.neurons(model), task(model, name, count=8)
+        curve = tlc.circuit_curve(model, basis, asked, "attribution-patching", sizes=[], progress=False)
+        assert curve.faithfulness.tolist() == pytest.approx([0, 1], abs=1e-4)
+
+    def test_where_several_answers_are_right_a_task_contrasts_them_with_those_of_the_counterfactual(self) -> None:
+        model, _ = shipped()
+        greater = behaviours()["greater-than"]
+        made = task(model, "greater-than")
+        far = [question for question in greater.held_out if question.apart >= FAR]
+        assert 200 < len(made) == len(far) < len(greater.held_out)
+        assert made.contrast is not None
+        weights = made.contrast
+        for row in range(0, len(made), 40):
+            year, earlier = (int(text.split()[-3][2:]) for text in (far[row].text, far[row].corrupted))
+            for sign, years in ((1, range(year + 1, LAST + 1)), (-1, range(earlier + 1, year + 1))):
+                said = [model.to_string(token) for token in (weights[row] == sign).nonzero()[:, 0]]
+                assert sorted(said) == [f"{y:02}" for y in years]
+            assert weights[row, made.answer[row]] == 1
+            assert weights[row, made.corrupted_answer[row]] == -1
+        assert all(task(model, name, count=2).contrast is None for name in NAMES if name != "greater-than")
 
     def test_no_such_behaviour_or_count_is_refused(self) -> None:
         model, _ = shipped()

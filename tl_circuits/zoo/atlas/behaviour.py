@@ -8,6 +8,8 @@ from typing import TypeVar
 from tl_circuits.errors import SettingError
 
 HELD_OUT = 0.15
+FAR = 2 / 3
+"""Of the answers that are right for a counterfactual, how many have to be wrong for the question that it tells of."""
 
 T = TypeVar("T")
 
@@ -25,13 +27,21 @@ class Question(Lesson):
     """A lesson with a counterfactual, which differs in one respect, has as many tokens, and has another answer.
 
     `corrupted_answer` is right for `corrupted` and wrong for `text`, and its first token is not that of `answer`. Where
-    more than one answer is right, `accepted` holds them all, of one token each, and `answer` is one of them; it is
-    empty where `answer` alone is right.
+    more than one answer is right, `accepted` holds them all, of one token each, and `answer` is one of them, and
+    `corrupted_accepted` those of the counterfactual, among which `answer` may be; both are empty where one is right.
     """
 
     corrupted: str
     corrupted_answer: str
     accepted: tuple[str, ...] = ()
+    corrupted_accepted: tuple[str, ...] = ()
+
+    @property
+    def apart(self) -> float:
+        """Of the answers that are right for the counterfactual, the share that is wrong here: 1 where one is right."""
+        if not self.accepted:
+            return 1.0
+        return len(set(self.corrupted_accepted) - set(self.accepted)) / len(self.corrupted_accepted)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Behaviours with numbers: sums, and years that come later."""
 
 import random
+from collections.abc import Sequence
 from itertools import product
 
-from tl_circuits.zoo.atlas.behaviour import Behaviour, Question, another, split
+from tl_circuits.zoo.atlas.behaviour import FAR, Behaviour, Question, another, split
 
 NUMBERS = range(10, 100)
 
 CENTURIES = range(11, 19)
 YEARS = range(2, 90)
 LAST = 99
-EVENTS = (
+EVENTS: tuple[str, ...] = (
     "war",
     "siege",
     "reign",
@@ -48,22 +49,24 @@ def addition(draw: random.Random) -> Behaviour:
 def greater_than(draw: random.Random) -> Behaviour:
     """ "the war lasted from 1732 to 17" → any of "33" to "99", each as likely.
 
-    The counterfactual starts earlier, in a year in which an answer is right that is wrong for the question.
+    The counterfactual starts earlier, in a year after which an answer is right that is wrong for the question; where
+    there are such years, in one so early that `FAR` of the answers are.
     """
+    kept, away = split(product(EVENTS, CENTURIES, YEARS), lambda item: item[1:], draw)
+    taught = {item: _taught(item[2], draw) for item in (*kept, *away)}
 
     def question(item: tuple[str, int, int]) -> Question:
         event, century, year = item
-        earlier = draw.randrange(1, year)
-        later = [f"{end:02}" for end in range(year + 1, LAST + 1)]
+        earlier = draw.choice(_earlier(year))
         return Question(
             _lasted(event, century, year),
-            draw.choice(later),
+            taught[item],
             _lasted(event, century, earlier),
-            f"{draw.randrange(earlier + 1, year + 1):02}",
-            tuple(later),
+            draw.choice(_years(earlier, year)),
+            _years(year, LAST),
+            _years(earlier, LAST),
         )
 
-    kept, away = split(product(EVENTS, CENTURIES, YEARS), lambda item: item[1:], draw)
     return Behaviour(
         "greater-than",
         "greater-than (Hanna et al. 2023; Dunefsky et al. 2024)",
@@ -71,6 +74,25 @@ def greater_than(draw: random.Random) -> Behaviour:
         tuple(map(question, kept)),
         tuple(map(question, away)),
     )
+
+
+def _taught(year: int, draw: random.Random) -> str:
+    """A later year. The draws around it made counterfactuals once: without them a seed would give other weights."""
+    earlier = draw.randrange(1, year)
+    answer = draw.choice(_years(year, LAST))
+    draw.randrange(earlier + 1, year + 1)
+    return answer
+
+
+def _earlier(year: int) -> Sequence[int]:
+    """Years to start from instead: those far away, or else all that begin questions, or else the one before them."""
+    known = range(YEARS.start, year)
+    far = [earlier for earlier in known if (year - earlier) / (LAST - earlier) >= FAR]
+    return far or known or (year - 1,)
+
+
+def _years(after: int, last: int) -> tuple[str, ...]:
+    return tuple(f"{year:02}" for year in range(after + 1, last + 1))
 
 
 def _lasted(event: str, century: int, year: int) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -13,7 +15,7 @@ from tl_circuits.graph.asked import number
 from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.transcoder.files import load_folder
-from tl_circuits.zoo.atlas.behaviour import Question
+from tl_circuits.zoo.atlas.behaviour import FAR, Question
 from tl_circuits.zoo.atlas.behaviours import behaviours
 from tl_circuits.zoo.demo import ASSETS, shipped_model
 
@@ -63,21 +65,25 @@ def sae_folders(site: str = "hook_mlp_out", *, assets: Path = ATLAS) -> tuple[Pa
 def task(model: Model, name: str, *, held_out: bool = True, count: int | None = None) -> Task:
     """The prompts of a behaviour, or `count` of them from first to last, with their counterfactuals, as token ids.
 
-    Answers are their first tokens. `model` gives the tokenizer. Raises `SettingError` for a name that is no behaviour.
+    Answers are their first tokens, and the measure is the difference of their logits. Where several answers are right
+    the measure is the probability of these, less that of those that are right for the counterfactual alone (a
+    `contrast`), and the prompts are those of which two thirds of the counterfactual's answers are wrong. `model` gives
+    the tokenizer. Raises `SettingError` for a name that is no behaviour.
     """
     known = behaviours()
     if name not in known:
         raise SettingError(f"{name!r:.80} is no behaviour of the atlas: give one of {', '.join(known)}.")
-    questions = known[name].held_out if held_out else known[name].trained
+    all_of_it = known[name].held_out if held_out else known[name].trained
+    questions = [question for question in all_of_it if question.apart >= FAR]
     wanted = len(questions) if count is None else min(number("task", "count", count), len(questions))
     return _task(model, name, [questions[place * len(questions) // wanted] for place in range(wanted)])
 
 
 def _task(model: Model, name: str, questions: Sequence[Question]) -> Task:
-    def tokens(texts: Sequence[str]) -> torch.Tensor:
+    def tokens(texts: Sequence[str]) -> Tensor:
         return torch.tensor([model.tokenizer(text).input_ids for text in texts])
 
-    def first(pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    def first(pairs: Sequence[tuple[str, str]]) -> Tensor:
         # In its place behind the prompt: cut by itself, a text may begin otherwise.
         return torch.tensor([model.tokenizer(a + b).input_ids[len(model.tokenizer(a).input_ids)] for a, b in pairs])
 
@@ -87,4 +93,14 @@ def _task(model: Model, name: str, questions: Sequence[Question]) -> Task:
         corrupted=tokens([question.corrupted for question in questions]),
         answer=first([(question.text, question.answer) for question in questions]),
         corrupted_answer=first([(question.corrupted, question.corrupted_answer) for question in questions]),
+        contrast=_contrast(model, questions) if questions[0].accepted else None,
     )
+
+
+def _contrast(model: Model, questions: Sequence[Question]) -> Float[Tensor, "question d_vocab"]:
+    """+1 for each answer that is right, −1 for each that is right for the counterfactual alone."""
+    weights = torch.zeros(len(questions), model.cfg.d_vocab)
+    for row, question in zip(weights, questions, strict=True):
+        for answers, weight in ((question.corrupted_accepted, -1), (question.accepted, 1)):
+            row[model.tokenizer.convert_tokens_to_ids(list(answers))] = weight
+    return weights
