@@ -13,14 +13,14 @@ broken off goes on from them.
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import tl_circuits as tlc
-from benchmarks.circuits import measure, public, summary
+from benchmarks.circuits import measure, public, summary, tables
 from benchmarks.circuits.dictionaries import CACHE, cost_of, load, train_all
 from benchmarks.circuits.measure import Ledger, Reading
 from benchmarks.circuits.suites import Suite
@@ -158,7 +158,8 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     tier, folder = TIERS[given.tier], given.folder / given.tier
-    tier = tier if given.suites is None else replace(tier, suites=given.suites.split(";"))
+    if given.suites is not None:
+        tier = replace(tier, suites=list(_chosen(dict.fromkeys(tier.suites), given.suites.split(";"))))
     seeds = list(tier.seeds)[: given.n_seeds]
     if tier.name == "smoke":
         for suite in tier.made(folder):
@@ -169,6 +170,7 @@ def main() -> None:
     case |= {"trained": vars(tier.trained), "compiled": vars(tier.compiled), "model of sentences": vars(tier.recipe)}
     record = Record(QUESTION, "circuits", case, settings(given, "folder"), figures, readings, seed=0)
     record.write(given.out, f"circuits-{tier.name}")
+    say(f"\nThe mean of faithfulness over log2(1 + units), to 512:\n\n{tables.areas(asdict(record))}")
 
 
 def _hub(given: argparse.Namespace) -> None:

@@ -85,7 +85,7 @@ class CircuitCurve:
         if not 0 <= size <= len(kept):
             raise SettingError(
                 f"circuit({prompt}, {size}): the {len(kept)} best units are kept. For more, sort what "
-                "tl_circuits.comparison.scorers.scores gives."
+                "tl_circuits.comparison.scores gives."
             )
         return kept[:size]
 

@@ -132,7 +132,8 @@ def graph_curve(
 def pruned_to(graph: AttributionGraph, *, features: int | None = None, edges: int | None = None) -> AttributionGraph:
     """The graph cut to its `features` most influential features, and to the `edges` that carry most among what is left.
 
-    As `graph.prune` cuts, whose shares this finds; ties at the cut stay. What is cut counts as error in its scores.
+    As `graph.prune` cuts, whose shares this finds; ties at the cut stay, and so do edges from biases, which explain
+    nothing and are not counted. What is cut counts as error in its scores.
     Raises `SettingError` for a number below 1.
     """
     for name, number in (("features", features), ("edges", edges)):
