@@ -71,7 +71,8 @@ def circuit_curve(
     with installed(model, held(model, task.clean, attention)):
         curve = measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
     found = None if found_on is None else found_on.name
-    return replace(curve, attention=attention, found_on=found, best=_best(basis, order[:, :REACH].cpu().contiguous(), cells))
+    best = _best(basis, order[:, :REACH].cpu().contiguous(), cells)
+    return replace(curve, attention=attention, found_on=found, best=best)
 
 
 def _best(
