@@ -23,6 +23,7 @@ def of(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
         curves = _grouped(rows, "curves")
         figures[suite] = {
             "accuracy": {name: round(share, 4) for name, share in rows["accuracy"].items()},
+            "prompts": {name: len(bases["neurons"][0]["corrupted"]["empty"]) for name, bases in curves.items()},
             "costs": _costs(rows["costs"]),
             "curves": {
                 name: {basis: _curve(of, "corrupted") for basis, of in bases.items()} for name, bases in curves.items()

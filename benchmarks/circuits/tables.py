@@ -32,6 +32,16 @@ def conditions(result: Result) -> str:
     )
 
 
+def tasks(result: Result) -> str:
+    """The share of prompts that each model answers right, with their counterfactuals, and on how many it is asked."""
+    rows = [
+        (task, suite, f"{100 * figures['accuracy'].get(task, 1):.0f} %", str(n))
+        for suite, figures in result["figures"].items()
+        for task, n in figures["prompts"].items()
+    ]
+    return _table(("task", "model", "answered right", "prompts"), rows)
+
+
 def areas(result: Result) -> str:
     """The mean of F over log2(1 + k), by task and unit, dictionaries matched by L0."""
     return _by_task(result, UNITS, lambda of: _interval(of["cpr"]))
@@ -238,6 +248,12 @@ PUBLISHED = (
         ("faithful", "CLT", "push.encoder.hop_1.replacement.residual_cosine"),
     ),
     (
+        "the same where MLPs do not answer at all",
+        "",
+        "ours alone",
+        ("faithful", "CLT", "push.encoder.hop_1.no_mlps.residual_cosine"),
+    ),
+    (
         "NMSE one layer after a push, CLT",
         "about .4",
         "the same",
@@ -289,6 +305,7 @@ def costs(result: Result) -> str:
 
 TABLES: Mapping[str, Callable[[Result], str]] = {
     "conditions": conditions,
+    "tasks": tasks,
     "areas": areas,
     "sizes": sizes,
     "ends": ends,
