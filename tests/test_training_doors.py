@@ -145,7 +145,7 @@ def test_a_plan_of_what_does_not_fit_names_a_width_that_does(monkeypatch: pytest
 def test_a_plan_counts_what_fine_tuning_needs_and_says_what_would_make_it_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     told = replace(SHORT, finetune_steps=2, finetune_prompts=96)
     long, short = (plan(model(), told, 100, width=width) for width in (16, 4))
-    assert long.finetune_memory > short.finetune_memory > short.memory
+    assert long.finetune_memory > short.finetune_memory > 0
     assert long.finetune_tokens == 96 * 16
     assert plan(model(), told, 100, n_replicas=2).finetune_memory < long.finetune_memory
     assert plan(model(), SHORT, 100).finetune_memory == 0
@@ -159,10 +159,36 @@ def test_a_plan_counts_what_fine_tuning_needs_and_says_what_would_make_it_fit(mo
 
 
 def test_a_plan_grows_by_what_more_is_kept_for_the_backward_pass() -> None:
-    usual = plan(model(), SHORT, 100).memory
-    assert plan(model(), replace(SHORT, charge="direction"), 100).memory > usual
-    assert plan(model(), replace(SHORT, working_dtype="bfloat16"), 100).memory > usual
-    assert plan(model(), SHORT, 100, n_replicas=2).memory < usual
+    wide = replace(SHORT, features=10**5)
+    usual = plan(model(), wide, 100).memory
+    assert plan(model(), replace(wide, charge="write"), 100).memory > usual
+    assert plan(model(), replace(wide, charge="direction"), 100).memory > usual
+    assert plan(model(), replace(wide, working_dtype="bfloat16"), 100).memory > usual
+    assert plan(model(), replace(wide, backend="sparse"), 100).memory > usual
+    assert plan(model(), replace(wide, backend="sparse", activation="topk", k=4), 100).memory < usual
+    assert plan(model(), wide, 100, n_replicas=2).memory < usual
+
+
+def test_a_plan_says_what_low_memory_spares_a_copy_of_the_parameters_at_the_most() -> None:
+    few = replace(SHORT, features=10**5, batch_tokens=1, backend="sparse", activation="topk", k=1, sparsity=0.0)
+    without, within = (plan(model(), replace(few, low_memory=low), 100) for low in (False, True))
+    assert without.memory - within.memory == without.spared == within.spared
+    assert 0.7 * 4 * within.parameters < within.spared < 4 * within.parameters
+    assert f"low_memory spares {in_units(within.spared)}" in within.__rich__()
+    assert "low_memory" not in without.__rich__()
+    many = plan(model(), replace(SHORT, low_memory=True, batch_tokens=4096), 100)
+    assert many.spared == 0
+    assert "low_memory spares nothing: data or activations take more" in many.__rich__()
+
+
+def test_low_memory_is_proposed_where_it_spares_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000_000))
+    wide = replace(SHORT, features=10**6, batch_tokens=1)
+    with pytest.raises(SettingError, match=r"low_memory=True, which spares \d+ MB, a smaller span, or more processes"):
+        plan(model(), wide, 100).refuse_what_does_not_fit()
+    for told in (replace(wide, low_memory=True), replace(wide, batch_tokens=4096)):
+        with pytest.raises(SettingError, match=r"features=\d+ or fewer, a smaller span"):
+            plan(model(), told, 100).refuse_what_does_not_fit()
 
 
 def test_the_units_of_a_plan_follow_its_size() -> None:

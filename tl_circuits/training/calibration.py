@@ -9,6 +9,7 @@ from tl_circuits.training.weights import Weights
 
 # So many pre-activations are looked at together, at most.
 ENTRIES = 2**26
+TOKENS_OF_BIASES = 4096
 
 
 @torch.no_grad()
@@ -16,7 +17,7 @@ def set_initial_biases(weights: Weights, x: Float[Tensor, "layer token d_model"]
     """Biases by which every feature is on at this share of the tokens."""
     for layer in range(weights.shape.n_layers):
         W_enc, b_enc, threshold = weights[f"W_enc.{layer}"], weights[f"b_enc.{layer}"], weights.threshold(layer)
-        tokens = x[layer, :4096]
+        tokens = x[layer, :TOKENS_OF_BIASES]
         place = max(1, min(len(tokens), round((1 - share) * len(tokens))))
         for rows in torch.arange(len(W_enc)).split(max(1, ENTRIES // len(tokens))):
             quantile = (tokens @ W_enc[rows].T).kthvalue(place, dim=0).values

@@ -1,38 +1,54 @@
 """Bytes that training takes of memory, by what it is told: measured on runs, and rounded up rather than down."""
 
+import math
 from dataclasses import dataclass
 
 from tl_circuits.harvest.pairs import tokens_of_pass
 from tl_circuits.sites import Model
+from tl_circuits.training.calibration import ENTRIES, TOKENS_OF_BIASES
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.source import held_tokens, sampled_tokens
 from tl_circuits.training.weights import Architecture
 
-# float32 weights, two moments, and a gradient where it is held.
-COPIES, COPIES_IN_LOW_MEMORY = 4, 3
-# Of every token's pre-activation by a dense step: it, its activation, what it is charged, and gradients of these. Where
-# parameters are updated inside the backward pass, more of it is still there at the most.
-BYTES_OF_ENTRY, BYTES_OF_ENTRY_IN_LOW_MEMORY = 28, 44
+# float32 weights and two moments.
+COPIES = 3
+# Of every token's pre-activation while one layer of a dense step goes back: gradients of it, of its activation, and
+# what they are made from.
+BYTES_IN_PASSING = 28
+# An entry of a sparse step: where it is, in three orders, and its values.
+BYTES_OF_LISTED = 80
 # Of decoders, beside those: rows along their first one and beside it, kept for the backward pass.
-COPIES_BY_DIRECTION = 8
+COPIES_BY_DIRECTION = 5
+# The C library maps blocks from this size on by themselves and gives them back at once. Of smaller ones that come and
+# go it was seen to keep so many times as much as was there together.
+MAPPED, HOLES = 2**25, 1.5
+# Biases are set from so many tokens at a time, a few copies of whose pre-activations are there.
+BYTES_OF_BIAS = 10
 # Fine-tuning has weights and moments, what they fold into, a copy of that, and gradients of each.
 COPIES_IN_FINETUNING = 8
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of one process at a stage of training: some for each of its features of a layer, and some beside."""
+    """Bytes of one process at a stage of training: some for each of its features of a layer, and some beside.
+
+    Below `mapped` features, `holes` come to each: what the C library keeps of what comes and goes.
+    """
 
     per_feature: int
     beside: int
+    holes: int = 0
+    mapped: int = 0
 
     def of(self, features: int) -> int:
         """The bytes, at so many features."""
-        return features * self.per_feature + self.beside
+        return features * (self.per_feature + self.holes * (features < self.mapped)) + self.beside
 
     def widest(self, available: int) -> int:
         """The most features that fit."""
-        return max(0, available - self.beside) // self.per_feature
+        left = max(0, available - self.beside)
+        wide = left // self.per_feature
+        return wide if wide >= self.mapped else left // (self.per_feature + self.holes)
 
 
 def parameters_of(shape: Architecture) -> tuple[int, int]:
@@ -47,27 +63,59 @@ def is_streamed(settings: TrainingSettings, n_layers: int, d_model: int, n_token
 
 
 def bytes_of_data(settings: TrainingSettings, n_layers: int, d_model: int, n_tokens: int, cached: bool) -> int:
-    """What is held of the data. From a cache, the next block is there too."""
+    """What is held of the data, the sample apart. From a cache, the next block is there too."""
+    room = held_tokens(settings, n_layers, d_model)
+    blocks = 2 if is_streamed(settings, n_layers, d_model, n_tokens) and cached else 1
+    return 8 * n_layers * d_model * blocks * min(n_tokens, room) + 9 * n_tokens
+
+
+def bytes_of_sample(settings: TrainingSettings, n_layers: int, d_model: int, n_tokens: int) -> int:
+    """The sample that units and thresholds are taken from."""
     room, sampled = held_tokens(settings, n_layers, d_model), sampled_tokens(n_layers, d_model)
     streamed = is_streamed(settings, n_layers, d_model, n_tokens)
-    blocks = 2 if streamed and cached else 1
-    # The sample is there twice while its scales are taken.
-    tokens = blocks * min(n_tokens, room) + 2 * (min(sampled, room) if streamed else sampled)
-    return 8 * n_layers * d_model * tokens + 9 * n_tokens
+    return 8 * n_layers * d_model * (min(sampled, room) if streamed else sampled)
+
+
+def need_of_beginning(shape: Architecture, settings: TrainingSettings, sample: int) -> Need:
+    """Of the units, for which a sample that is held is there once more, and of biases set from it."""
+    each, others = parameters_of(shape)
+    biases = BYTES_OF_BIAS * min(ENTRIES, TOKENS_OF_BIASES * shape.features) if settings.initial_l0 else 0
+    return Need(4 * each, 4 * others + sample + biases)
 
 
 def need_of_fit(shape: Architecture, settings: TrainingSettings, n_replicas: int) -> Need:
-    """Of a step, without the data."""
+    """Of a step, without the data.
+
+    What activations leave for the backward pass goes as gradients come: at the most, the larger of the two is there.
+    With `low_memory` there are no more gradients than one, or than decoders that are tied by their targets.
+    """
     each, others = parameters_of(shape)
-    copies = COPIES_IN_LOW_MEMORY if settings.low_memory else COPIES
     batch = settings.batch_tokens // n_replicas
-    entry = BYTES_OF_ENTRY_IN_LOW_MEMORY if settings.low_memory else BYTES_OF_ENTRY
-    per_feature = 4 * copies * each + entry * batch * shape.n_layers
+    kept = _kept_of_token(shape, settings) * batch
+    gradients = 4 * shape.d_model * (shape.n_layers if shape.tied == "target" else 2)
+    if not settings.low_memory:
+        gradients = max(kept, 4 * each) - kept
+    passing = kept + BYTES_IN_PASSING * batch
+    per_feature = 4 * COPIES * each + gradients + passing
     if settings.charge == "direction":
         per_feature += 4 * COPIES_BY_DIRECTION * shape.d_model * _tables(shape)
     if settings.working_dtype == "bfloat16":
         per_feature += 4 * each
-    return Need(per_feature, 4 * copies * others + 24 * batch * shape.n_layers * shape.d_model)
+    beside = 4 * (COPIES + 1) * others + 24 * batch * shape.n_layers * shape.d_model
+    return Need(per_feature, beside, int(HOLES * passing), MAPPED // (4 * batch))
+
+
+def _kept_of_token(shape: Architecture, settings: TrainingSettings) -> int:
+    """Bytes that the forward pass leaves of a feature's activations at one token, in all layers."""
+    n_layers, n_pairs = shape.n_layers, sum(1 for _ in shape.pairs)
+    if settings.backend == "sparse" and settings.initial_l0 is None:
+        # Without biases from data, JumpReLU and ReLU begin with most of their features on.
+        on = settings.k / settings.features if "topk" in settings.activation else 1
+        return math.ceil(BYTES_OF_LISTED * n_layers * on)
+    charged = 0 if not settings.sparsity else n_layers if settings.charge == "feature" else n_pairs
+    # Copies in bfloat16 are made for every decoder.
+    rounded = 2 * n_pairs if settings.working_dtype == "bfloat16" else 0
+    return (12 if "topk" in settings.activation else 8) * n_layers + 4 * charged + rounded
 
 
 def need_of_finetuning(

@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from tl_circuits.training.needs import (
     Need,
     bytes_of_data,
     bytes_of_pass,
+    bytes_of_sample,
     is_streamed,
+    need_of_beginning,
     need_of_finetuning,
     need_of_fit,
     parameters_of,
@@ -69,7 +72,8 @@ class TrainingPlan:
     alone: a run that starts dense and becomes sparse takes something between. `harvest_seconds` are of running the
     model over the data. `finetune_steps` come after `steps`; none of these seconds are of them, and they need
     `finetune_memory`, of whole prompts with `finetune_tokens` tokens together.
-    `widest` is the number of features that would fit in memory, all else alike.
+    `widest` is the number of features that would fit in memory, all else alike. `spared` are bytes that `low_memory`
+    spares of `memory`, or would; 0 where what activations leave for the backward pass is more than all gradients.
     """
 
     parameters: int
@@ -88,6 +92,8 @@ class TrainingPlan:
     finetune_memory: int
     finetune_tokens: int
     widest: int
+    low_memory: bool
+    spared: int
 
     @property
     def fits(self) -> bool:
@@ -98,10 +104,11 @@ class TrainingPlan:
         """Raises `SettingError` where the run needs more than there is, of memory with a width that would fit."""
         if self.memory > self.available:
             narrower = f"features={self.widest} or fewer, " if self.widest else "fewer batch_tokens or prompts, "
+            spares = self.spared and not self.low_memory
+            narrower += f"low_memory=True, which spares {in_units(self.spared)}, " if spares else ""
             raise SettingError(
                 f"{self.parameters / 1e6:.0f} million parameters need {in_units(self.memory)} in each process, and "
-                f"{in_units(self.available)} are free: give {narrower}a smaller span, low_memory=True, or more "
-                "processes."
+                f"{in_units(self.available)} are free: give {narrower}a smaller span, or more processes."
             )
         if self.finetune_memory > self.available:
             narrower = f", features={self.widest} or fewer" if self.widest else ""
@@ -138,6 +145,11 @@ class TrainingPlan:
             f"{memory} of memory, {held} of it data; {available} are free",
             f"{in_units(self.checkpoint)} of disk for checkpoints",
         ]
+        if self.low_memory:
+            spared = (
+                in_units(self.spared) if self.spared else "nothing: data or activations take more than gradients would"
+            )
+            lines.append(f"low_memory spares {spared}")
         lines += [f"{d.what} in '{d.path}': {in_units(d.needed)}; {in_units(d.free)} are free" for d in self.disks]
         lines.append(f"{self.tokens} tokens")
         if not math.isnan(self.sparse_seconds):
@@ -208,8 +220,13 @@ def plan(
     n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
     shape = settings.architecture(n_layers, d_model)
     mine = -(-settings.features // n_shards)
-    held = bytes_of_data(settings, n_layers, d_model, n_tokens, cache is not None)
-    stages = _stages(model, settings, longest, n_replicas, held + bytes_of_pass(model, longest, n_tokens))
+    sample = bytes_of_sample(settings, n_layers, d_model, n_tokens)
+    held = sample + bytes_of_data(settings, n_layers, d_model, n_tokens, cache is not None)
+    beside = held + bytes_of_pass(model, longest, n_tokens)
+    within, without = (
+        _stages(model, replace(settings, low_memory=low), longest, n_replicas, beside, sample) for low in (True, False)
+    )
+    stages = within if settings.low_memory else without
     each, others = parameters_of(shape)
     available = psutil.virtual_memory().available
     checkpoint = CHECKPOINTS * 12 * (mine * each + others) * n_shards
@@ -224,7 +241,7 @@ def plan(
     seconds = _seconds(model, settings, mine, l0, harvested) if measure else (math.nan, math.nan, math.nan)
     return TrainingPlan(
         parameters=mine * each + others,
-        memory=stages[0].of(mine),
+        memory=_most(stages[:2], mine),
         available=available,
         held=held,
         checkpoint=checkpoint,
@@ -236,19 +253,27 @@ def plan(
         sparse_seconds=seconds[1],
         dense_seconds=seconds[2],
         finetune_steps=settings.finetune_steps,
-        finetune_memory=stages[-1].of(mine) if settings.finetune_steps else 0,
+        finetune_memory=stages[2].of(mine) if settings.finetune_steps else 0,
         finetune_tokens=settings.finetune_prompts * longest,
         widest=min(stage.widest(available) for stage in stages) * n_shards,
+        low_memory=settings.low_memory,
+        spared=max(0, _most(without[:2], mine) - _most(within[:2], mine)),
     )
 
 
-def _stages(model: Model, settings: TrainingSettings, longest: int, n_replicas: int, beside: int) -> list[Need]:
-    """The memory of training and, where there is any, of fine-tuning, each with what is held beside it."""
+def _stages(
+    model: Model, settings: TrainingSettings, longest: int, n_replicas: int, beside: int, sample: int
+) -> list[Need]:
+    """The memory of beginning, of training and, where there is any, of fine-tuning, each with what is held beside."""
     shape = settings.architecture(model.cfg.n_layers, model.cfg.d_model)
-    stages = [need_of_fit(shape, settings, n_replicas)]
+    stages = [need_of_beginning(shape, settings, sample), need_of_fit(shape, settings, n_replicas)]
     if settings.finetune_steps:
         stages.append(need_of_finetuning(model, shape, settings, longest, n_replicas))
     return [replace(stage, beside=stage.beside + beside) for stage in stages]
+
+
+def _most(stages: Sequence[Need], n_features: int) -> int:
+    return max(stage.of(n_features) for stage in stages)
 
 
 def _seconds(

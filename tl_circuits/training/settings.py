@@ -68,7 +68,10 @@ class TrainingSettings:
       weights themselves, their updates and checkpoints stay float32.
     - `cache_dtype`: how a cache on disk keeps activations, "float32" or "int8", a quarter of it, with a scale for every
       token and layer.
-    - `low_memory` updates parameters inside the backward pass, without holding gradients.
+    - `low_memory` updates parameters inside the backward pass, so that one gradient is held at a time: of weights, two
+      moments and gradients, three remain. It spares nothing where activations of dense steps take more than gradients,
+      as `plan` says. Gradients are clipped by the norm of the step before; where none is, weights are the same, bit for
+      bit. Fine-tuning holds gradients all the same.
 
     The thresholds themselves are trained, not their logarithms: Adam moves every parameter by about `lr` a step, which
     would move a small threshold's logarithm hardly at all.

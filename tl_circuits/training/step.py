@@ -127,8 +127,9 @@ def passed(
 ) -> Passed:
     """The batch through encoders and decoders; `others` and `total` join processes, `working` copies multiply.
 
-    Without `costs` nothing is paid. All that a layer's features do comes together. The backward pass, which goes the same way back, then ends with a
-    layer's activations and with the gradients of its parameters before it begins with those of another.
+    Without `costs` nothing is paid. All that a layer's features do comes together: the backward pass, which goes the
+    same way back, then ends with a layer's activations and the gradients of its parameters before it begins with those
+    of another.
     """
     shape = weights.shape
     outs = [x.new_zeros(x.shape[1:]) for _ in range(shape.n_layers)]
