@@ -5,12 +5,12 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 
-import psutil
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from tl_circuits.errors import SettingError, TLCircuitsWarning
+from tl_circuits.machine import available_memory
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.sweep import Sweep
 
@@ -71,8 +71,8 @@ class Plan:
 
 
 def default_memory_budget() -> int:
-    """Half of what the machine has to spare now, in bytes."""
-    return psutil.virtual_memory().available // 2
+    """Half of what the machine, or the container, has to spare now, in bytes."""
+    return available_memory() // 2
 
 
 def reckoned(local: LocalReplacementModel, sweep: Sweep, memory_budget: int) -> Plan:

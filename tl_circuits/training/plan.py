@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from tl_circuits.errors import FileError, FitError, SettingError
 from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
+from tl_circuits.machine import available_memory
 from tl_circuits.sites import Model
 from tl_circuits.training.needs import (
     Need,
@@ -228,7 +227,7 @@ def plan(
     )
     stages = within if settings.low_memory else without
     each, others = parameters_of(shape)
-    available = psutil.virtual_memory().available
+    available = available_memory()
     checkpoint = CHECKPOINTS * 12 * (mine * each + others) * n_shards
     activations = bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype)
     needs = (
