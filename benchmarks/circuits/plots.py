@@ -19,7 +19,9 @@ def draw(result: Mapping[str, Any], place: Path) -> Path:
 
     tasks = [(task, of) for figures in result["figures"].values() for task, of in figures["curves"].items()]
     n_rows = -(-len(tasks) // COLUMNS)
-    figure, axes = pyplot.subplots(n_rows, COLUMNS, figsize=(3 * COLUMNS, 2.5 * n_rows), sharex=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        n_rows, COLUMNS, figsize=(3 * COLUMNS, 2.5 * n_rows), sharex=True, squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[len(tasks) :]:
         axis.axis("off")
     for axis, (task, of) in zip(axes.flat, tasks, strict=False):
@@ -31,10 +33,9 @@ def draw(result: Mapping[str, Any], place: Path) -> Path:
         axis.set(title=task, xscale="log", ylim=(-0.15, 1.15))
         axis.axhline(1, color="0.85", linewidth=0.8)
     lines, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="upper center", ncols=len(names))
+    figure.legend(lines, names, loc="outside upper center", ncols=len(names))
     figure.supxlabel("1 + units in the circuit")
     figure.supylabel("faithfulness; dotted: of all but the circuit")
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     place.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(place, dpi=80)
     pyplot.close(figure)

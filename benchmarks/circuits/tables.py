@@ -35,7 +35,7 @@ def conditions(result: Result) -> str:
 def tasks(result: Result) -> str:
     """The share of prompts that each model answers right, with their counterfactuals, and on how many it is asked."""
     rows = [
-        (task, suite, f"{100 * figures['accuracy'].get(task, 1):.0f} %", str(n))
+        (task, suite, f"{100 * figures.get('accuracy', {}).get(task, 1):.0f} %", str(n))
         for suite, figures in result["figures"].items()
         for task, n in figures["prompts"].items()
     ]
@@ -154,12 +154,18 @@ def graphs(result: Result) -> str:
     return _table(("task", "units", *GRAPH.values()), rows)
 
 
+SMALLEST = 64
+"""Edges of the graphs whose curves are shown, more than the smallest size in the table."""
+
+
 def graph_edges(result: Result) -> str:
     """Curves of the graphs' edges."""
     rows = []
     for figures in result["figures"].values():
         for key, of in figures.get("graph edges", {}).items():
             task, basis, how, order = key.split(" | ")
+            if of["edges"]["value"] <= SMALLEST:
+                continue
             named = ("edges", "cpr", "F(64)", "F(256)", "F(1024)", "F(all)")
             cells = [f"{of[n]['value']:,.0f}" if n == "edges" else _interval(of[n]) for n in named]
             rows.append((task, basis, how, order, *cells))
