@@ -79,6 +79,7 @@ PUBLIC = [
     "plan",
     "plot",
     "plot_attention",
+    "plot_curves",
     "plot_error_share",
     "plot_intervention",
     "register_release",

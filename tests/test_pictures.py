@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -315,3 +315,101 @@ def test_a_graph_of_one_layer_and_one_token_is_drawn() -> None:
     assert tlc.plot(graph).get_figure() is not None
     assert tlc.plot_error_share(graph).get_figure() is not None
     assert "word0" in tlc.subgraph_svg(graph, {}, pinned=["token@0"])
+
+
+# Of circuits
+
+
+def curve_of(basis: str, values: Sequence[float] = (0, 0.5, 1), **settings: Any) -> tlc.CircuitCurve:
+    """A curve of two prompts that measure 4 in the model and 0 in the empty circuit."""
+    shares = torch.tensor(values, dtype=torch.float64)[:, None].expand(-1, 2)
+    prompts = torch.ones(2, dtype=torch.float64)
+    named: dict[str, Any] = {"task": "two-hop", "scorer": "ig-inputs", "errors": "corrupted"} | settings
+    return tlc.CircuitCurve(
+        basis=basis,
+        sizes=(0, *(4**power for power in range(1, len(values)))),
+        faithful=4 * shares,
+        complete=4 * (1 - shares),
+        answered=shares > 0.5,
+        empty=0 * prompts,
+        whole=4 * prompts,
+        **named,
+    )
+
+
+def legend_of(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()][:-3]
+
+
+def test_curves_stand_by_size_with_completeness_dotted_below_the_line_of_the_model(pyplot: Any, tmp_path: Path) -> None:
+    curves = [curve_of("CLT"), curve_of("neurons", (0, 0.25, 0.5, 1))]
+    axes: Any = tlc.plot_curves(curves, path=tmp_path / "curves.png")
+    colours = set()
+    for curve in curves:
+        at = tuple(1 + size for size in curve.sizes)
+        solid, dotted = (
+            next(line for line in axes.lines if tuple(line.get_xdata()) == at and line.get_linestyle() == style)
+            for style in ("-", ":")
+        )
+        assert list(solid.get_ydata()) == curve.faithfulness.tolist()
+        assert list(dotted.get_ydata()) == curve.completeness.tolist()
+        assert solid.get_color() == dotted.get_color()
+        colours.add(solid.get_color())
+    assert len(colours) == 2
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "4", "16", "64"]
+    assert any(list(line.get_ydata()) == [1, 1] for line in axes.lines)
+    assert axes.get_title(loc="left") == "two-hop, ig-inputs, errors corrupted"
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert not pyplot.get_fignums()
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_the_legend_stands_outside_of_the_axes_and_within_the_picture() -> None:
+    axes: Any = tlc.plot_curves([curve_of("_x", scorer=f"a scorer of some name, number {n}") for n in range(12)])
+    figure = axes.get_figure()
+    figure.canvas.draw()
+    legend = axes.get_legend().get_window_extent()
+    assert legend.x0 > axes.get_window_extent().x1
+    assert legend.x1 < figure.bbox.x1
+    assert legend.y0 > figure.bbox.y0
+    assert axes.get_window_extent().width > figure.bbox.width / 3
+    # Each has a look of its own, and none is left out.
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines if line.get_marker() not in ("None", "")}
+    assert len(looks) == len(legend_of(axes)) == 12
+    assert tlc.plot_curves(curve_of("CLT"), axes) is axes
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_curves_are_named_by_that_in_which_they_differ() -> None:
+    curves = [
+        curve_of("CLT"),
+        curve_of("CLT", attention="frozen"),
+        curve_of("CLT", task="$sums_1$", found_on="others"),
+    ]
+    assert legend_of(tlc.plot_curves(curves)) == [
+        "CLT, two-hop, attention running",
+        "CLT, two-hop, attention frozen",
+        "CLT, \\$sums_1\\$, attention running, one circuit,\nfound on others",
+    ]
+    assert legend_of(tlc.plot_curves(curves[:1])) == ["CLT"]
+    axes: Any = tlc.plot_curves({"seed 0": curves[0], "seed 1": curves[0]})
+    assert legend_of(axes) == ["seed 0", "seed 1"]
+
+
+@pytest.mark.usefixtures("pyplot", "untyped")
+@pytest.mark.parametrize(
+    ("given_curves", "says"),
+    [
+        ([], r"\[\] holds no curves: give what tlc.circuit_curve returned"),
+        ({}, "{} holds no curves"),
+        (5, "5 holds no curves"),
+        ("CLT", "'CLT' holds no curves"),
+        ([curve_of("CLT"), 5], r"5 is no curve \(1 of 2 are none\): give what tlc.circuit_curve"),
+        ([curve_of("CLT"), curve_of("CLT")], "2 of 2 curves would be named 'CLT', .* as {'seed 0': curve}"),
+        ({"a" * 60 + end: curve_of("CLT") for end in "bc"}, "2 of 2 curves would be named 'aaa.*of 48 letters at most"),
+    ],
+)
+def test_what_are_no_curves_is_refused(given_curves: Any, says: str) -> None:
+    with refusal(tlc.SettingError, says):
+        tlc.plot_curves(given_curves)

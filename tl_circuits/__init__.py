@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from tl_circuits.page import widget as widget
     from tl_circuits.pictures import plot as plot
     from tl_circuits.pictures import plot_attention as plot_attention
+    from tl_circuits.pictures import plot_curves as plot_curves
     from tl_circuits.pictures import plot_error_share as plot_error_share
     from tl_circuits.pictures import plot_intervention as plot_intervention
     from tl_circuits.pictures import subgraph_svg as subgraph_svg
@@ -122,7 +123,7 @@ _ROOMS = {
     ),
     "nodes": ("Feature", "Intervention"),
     "page": ("load_labels", "save_page", "show", "widget"),
-    "pictures": ("plot", "plot_attention", "plot_error_share", "plot_intervention", "subgraph_svg"),
+    "pictures": ("plot", "plot_attention", "plot_curves", "plot_error_share", "plot_intervention", "subgraph_svg"),
     "replacement": ("LocalReplacementModel", "localize", "replace_mlps"),
     "training": ("TrainingSettings", "train"),
     "training.report": ("training_report",),
