@@ -1,9 +1,11 @@
 """Training shared by two processes: the weights of one process, and checkpoints that another number of them reads."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.models import bridge
 from tests.two_processes import tokens
+from tests.warm import python
 from tl_circuits.errors import SettingError
 from tl_circuits.training import TrainingSettings, train
 from tl_circuits.training.shards import Shards
@@ -90,6 +93,24 @@ def test_a_checkpoint_of_two_processes_is_taken_up_by_one(shared: Path) -> None:
 def test_a_checkpoint_of_one_process_is_taken_up_by_two(shared: Path) -> None:
     for weights in trained(shared, "ended by two"):
         assert largest_difference(alone(FIFTY), weights) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "silent"])
+def test_where_one_process_ends_the_others_say_so_and_what_was_begun_is_taken_up(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told, run = replace(FIFTY, steps=6), tmp_path / "run"
+    rest = ["2", str(free_port()), str(tmp_path), json.dumps({"run": (asdict(told), 2, str(run))}), how]
+    with ThreadPoolExecutor() as threads:
+        both = [threads.submit(python, "-m", "tests.two_processes", rank, *rest, cwd=ROOT, timeout=60) for rank in "01"]
+    left, ended = (each.result() for each in both)
+    assert ended.returncode == -9
+    assert left.returncode == 1
+    says = r"A process of the 2 that train together has ended or does not answer .*goes on from the last"
+    assert re.search(says, left.stderr), left.stderr
+    assert largest_difference(alone(told, folder=run), dict(alone(told).named_parameters())) < 1e-5
+    assert "going on from step 2 of 6" in capsys.readouterr().err
 
 
 def test_features_and_tokens_are_shared_out_whole() -> None:

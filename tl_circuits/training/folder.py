@@ -65,7 +65,7 @@ class RunFolder:
         at = latest_checkpoint(self.path / "checkpoints", self.shards, settings.features)
         if place.is_file():
             self._refuse_other(_read(place), told, None if at is None else at.step)
-        self.shards.barrier()
+        self.shards.barrier(patiently=True)
         if self.shards.speaks:
             replace_file(place, (json.dumps(told, indent=2) + "\n").encode())
             self._cut_log(0 if at is None else at.step)

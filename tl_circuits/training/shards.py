@@ -5,17 +5,22 @@ the same loss of the same sum, so its gradient passes back unchanged; torch.dist
 add the gradients up again and multiply them by the number of processes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tl_circuits.errors import SettingError, warn_once
+from tl_circuits.errors import SettingError, TLCircuitsError, warn_once
 from tl_circuits.training.rules import Others
 from tl_circuits.training.weights import is_sharded
+
+PATIENCE = timedelta(minutes=10)
+"""How long processes wait for one that has not ended and does not answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +33,15 @@ class Shards:
     n_replicas: int = 1
     across_features: Any = None
     across_tokens: Any = None
+    everyone: Any = None
 
     @classmethod
     def of_world(cls, n_shards: int | None = None) -> "Shards":
         """The processes of torch.distributed where it is initialised, else this one alone.
 
         `n_shards` processes share the features and the others repeat them on other tokens; without it, all share the
-        features. Raises `SettingError` where the processes do not divide so, and warns where there is only one.
+        features. Raises `SettingError` where the processes do not divide so, and warns where there is only one. What
+        they do together raises `TLCircuitsError` where one of them has ended, or does not answer for ten minutes.
         """
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             if n_shards is not None and n_shards > 1:
@@ -50,10 +57,12 @@ class Shards:
             raise SettingError(f"shards={n_shards} do not divide {size} processes: give a divisor of {size}.")
         n_replicas = size // n_shards
         # Every process has to take part in the making of every group.
-        features = [dist.new_group([r * n_shards + s for s in range(n_shards)]) for r in range(n_replicas)]
-        tokens = [dist.new_group([r * n_shards + s for r in range(n_replicas)]) for s in range(n_shards)]
+        with _others_there():
+            features = [_group([r * n_shards + s for s in range(n_shards)]) for r in range(n_replicas)]
+            tokens = [_group([r * n_shards + s for r in range(n_replicas)]) for s in range(n_shards)]
+            everyone = _group([*range(size)])
         replica, shard = divmod(rank, n_shards)
-        return cls(shard, n_shards, replica, n_replicas, features[replica], tokens[shard])
+        return cls(shard, n_shards, replica, n_replicas, features[replica], tokens[shard], everyone)
 
     @property
     def n_processes(self) -> int:
@@ -115,7 +124,7 @@ class Shards:
 
     def gather_all(self, values: Tensor) -> Tensor:
         """The last dimensions of all processes side by side, without gradient; they may differ in size."""
-        return values if self.alone else _side_by_side(values, self.n_processes, None)
+        return values if self.alone else _side_by_side(values, self.n_processes, self.everyone)
 
     def whole(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters with the features of all shards."""
@@ -132,7 +141,8 @@ class Shards:
             return
         for parameter in parameters.values():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            dist.all_reduce(gradient, group=self.across_tokens)
+            with _others_there():
+                dist.all_reduce(gradient, group=self.across_tokens)
             parameter.grad = gradient.div_(self.n_replicas)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -145,28 +155,48 @@ class Shards:
 
     def agreed(self, flag: bool) -> bool:
         """True in every process where it is in any."""
-        return flag if self.alone else bool(_sum(torch.tensor([int(flag)]), None))
+        return flag if self.alone else bool(_sum(torch.tensor([int(flag)]), self.everyone))
 
-    def barrier(self) -> None:
-        """Waits for all."""
+    def barrier(self, *, patiently: bool = False) -> None:
+        """Waits for all; `patiently`, for as long as torch.distributed was told to when it was initialised."""
         if not self.alone:
-            dist.barrier()
+            with _others_there():
+                dist.barrier(group=None if patiently else self.everyone)
+
+
+def _group(ranks: list[int]) -> Any:
+    return dist.new_group(ranks, timeout=PATIENCE)
+
+
+@contextmanager
+def _others_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise TLCircuitsError(
+            f"A process of the {dist.get_world_size()} that train together has ended or does not answer "
+            f"({error!s:.200}): look at what the others say, and give all of them the "
+            "same call again. With a folder it goes on from the last checkpoint."
+        ) from error
 
 
 def _side_by_side(values: Tensor, n: int, group: Any) -> Tensor:
     size = torch.tensor([values.shape[-1]])
     sizes = [torch.zeros_like(size) for _ in range(n)]
-    dist.all_gather(sizes, size, group=group)
+    with _others_there():
+        dist.all_gather(sizes, size, group=group)
     widest = max(int(each) for each in sizes)
     padded = torch.nn.functional.pad(values.detach(), (0, widest - values.shape[-1])).contiguous()
     parts = [torch.empty_like(padded) for _ in range(n)]
-    dist.all_gather(parts, padded, group=group)
+    with _others_there():
+        dist.all_gather(parts, padded, group=group)
     return torch.cat([part[..., : int(each)] for part, each in zip(parts, sizes, strict=True)], dim=-1)
 
 
 def _sum(value: Tensor, group: Any) -> Tensor:
     summed = value.detach().clone().contiguous()
-    dist.all_reduce(summed, group=group)
+    with _others_there():
+        dist.all_reduce(summed, group=group)
     return summed
 
 

@@ -8,6 +8,7 @@ full replacement model.
 import math
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def train(
 
     Raises `SettingError` for settings that do not go together, and where the run does not fit in memory or on disk;
     `PromptError` for data that is empty, too short or another vocabulary's; `FitError` for NaN, with the layer and the
-    prompts, and where the loss diverges; `FileError` where a folder holds another run or another model's activations,
-    or the disk is full.
+    prompts, and where the loss diverges; `TLCircuitsError` where another of the processes has ended or does not
+    answer for ten minutes; `FileError` where a folder holds another run or another model's activations, or the disk is full.
     """
     check_asked(model, settings, cache)
     every = number("train", "checkpoint_every", checkpoint_every)
@@ -91,6 +92,8 @@ def train(
         origin = ending.enter_context(closing(source(model, prompts, settings, kept)))
         begun = (model, prompts, origin, settings, place)
         run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
+        # Reading and harvesting may take processes hours, and some of them longer than others; steps may not.
+        place.barrier(patiently=True)
         return _advanced(run, held, every)
 
 
@@ -115,7 +118,7 @@ def _cached(
 ) -> ActivationCache:
     return ActivationCache.harvested(
         file_name(folder), model, prompts, settings.read, settings.write, settings.cache_dtype,
-        place=(place.rank, place.n_processes), wait=place.barrier,
+        place=(place.rank, place.n_processes), wait=partial(place.barrier, patiently=True),
     )  # fmt: skip
 
 
