@@ -215,6 +215,22 @@ def test_links_of_the_readme_lead_somewhere() -> None:
         assert (ROOT / link).exists(), link
 
 
+def test_every_page_is_found_from_the_menu_the_front_page_and_the_readme() -> None:
+    docs = ROOT / "docs"
+    menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(menu) == sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    lists = {
+        "docs/": README.read_text(encoding="utf-8").partition("## Documentation")[2],
+        "": (docs / "index.md").read_text(encoding="utf-8").partition("## Where to go")[2],
+    }
+    # A reference is found from the page that it is of; the compiled models have no other page.
+    guides = [page for page in menu if "api/" not in page or page == "api/compiled.md"]
+    for at, text in lists.items():
+        linked = set(re.findall(r"\]\(([^)#]+)", text))
+        missing = [page for page in guides if f"{at}{page}" not in linked and page not in ("index.md", "changelog.md")]
+        assert not missing, f"link these too: {missing}"
+
+
 def test_what_pages_call_by_the_short_name_exists() -> None:
     import tl_circuits
 
