@@ -12,7 +12,7 @@ import tl_circuits as tlc
 from tests import models
 from tests.test_comparison import _SAE, CLEAN, CORRUPTED, basis_of, question, task
 from tests.test_refusals import refusal
-from tl_circuits.comparison import Basis, Task, Unit, circuit_curve, scores
+from tl_circuits.comparison import Basis, Task, Unit, circuit_curve, edge_curve, scores
 from tl_circuits.comparison.areas import at_size, mean_over_log, mean_over_share
 from tl_circuits.errors import FitError, PromptError, SettingError, TLCircuitsWarning
 from tl_circuits.transcoder import CrossLayerTranscoder, JumpReLU
@@ -46,13 +46,14 @@ def test_units_that_change_nothing_change_no_area(ends: list[float], n_units: in
 def test_features_that_never_fire_change_no_area_of_a_transcoder() -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
     n_layers, d_model = clt.n_layers, clt.d_model
-    dead = 40
+    dead, threshold = 40, clt.activation.threshold
+    assert isinstance(threshold, torch.Tensor)
     wider = CrossLayerTranscoder(
         [torch.cat([w, w.new_zeros(dead, d_model)]) for w in clt.W_enc],
         [torch.cat([b, b.new_full((dead,), -1.0)]) for b in clt.b_enc],
         [torch.cat([w, w.new_ones(dead, n_layers - layer, d_model)]) for layer, w in enumerate(clt.W_dec)],
         clt.b_dec,
-        activation=JumpReLU(torch.cat([clt.activation.threshold, torch.zeros(n_layers, dead)], 1)),
+        activation=JumpReLU(torch.cat([threshold, torch.zeros(n_layers, dead)], 1)),
         read=clt.read,
         write=clt.write,
     )
@@ -115,7 +116,7 @@ def test_circuits_that_are_not_kept_are_refused() -> None:
         curve.circuit(0, 9999)
     with refusal(SettingError, r"circuit\(3, 1\): the task has 3 prompts, from 0"):
         curve.circuit(3, 1)
-    of_edges = tlc.comparison.edge_curve(model, asked, "eap", sizes=[1], progress=False)
+    of_edges = edge_curve(model, asked, "eap", sizes=[1], progress=False)
     with refusal(SettingError, "This curve is of edges", "edge_scores"):
         of_edges.circuit(0, 1)
 
@@ -182,7 +183,7 @@ def test_what_is_no_sae_of_this_model_is_refused_by_name() -> None:
         Basis.saes(model, [_SAE("hook_embed")])
     with refusal(FitError, r"reads 7 numbers a token, but \d+ pass there"):
         Basis.saes(model, [_SAE("blocks.0.hook_mlp_out", d_in=7)])
-    transcoder = _SAE("blocks.0.hook_mlp_out")
+    transcoder: Any = _SAE("blocks.0.hook_mlp_out")
     transcoder.cfg.d_out = 16
     with refusal(FitError, "is a transcoder, which reads one point", "tlc.load_transcoder", "tlc.Basis.features"):
         Basis.saes(model, [transcoder])

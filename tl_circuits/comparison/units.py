@@ -83,8 +83,11 @@ def _best(
     slots = torch.searchsorted(starts, order, right=True) - 1
     within, width = order - starts[slots], torch.tensor([units for _, units in cells])[slots]
     rows = torch.stack([slots, within // width, within % width], -1).tolist()
-    of_slot = [(slot.write.name, slot.layer) for slot in basis.slots]
-    return tuple(tuple(Unit(*of_slot[slot], pos, index) for slot, pos, index in row) for row in rows)
+    return tuple(tuple(_unit(basis, *place) for place in row) for row in rows)
+
+
+def _unit(basis: Basis, slot: int, pos: int, index: int) -> Unit:
+    return Unit(basis.slots[slot].write.name, basis.slots[slot].layer, pos, index)
 
 
 def _alike(found: Scores, n_prompts: int) -> Scores:
