@@ -246,6 +246,16 @@ def test_nan_is_told_with_its_layer_and_prompts() -> None:
 # Checkpoints
 
 
+def test_a_run_goes_on_by_the_backend_that_is_asked_for_then(tmp_path: Path, stops: Any) -> None:
+    stops(5)
+    with pytest.raises(Stopped):
+        train(model(), tokens(), replace(SHORT, backend="dense"), folder=tmp_path, checkpoint_every=1)
+    stops(None)
+    train(model(), tokens(), replace(SHORT, backend="sparse", low_memory=True), folder=tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["backend"] for line in lines] == ["dense", "sparse", "sparse"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",

@@ -64,9 +64,12 @@ def is_streamed(settings: TrainingSettings, n_layers: int, d_model: int, n_token
 
 def bytes_of_data(settings: TrainingSettings, n_layers: int, d_model: int, n_tokens: int, cached: bool) -> int:
     """What is held of the data, the sample apart. From a cache, the next block is there too."""
-    room = held_tokens(settings, n_layers, d_model)
-    blocks = 2 if is_streamed(settings, n_layers, d_model, n_tokens) and cached else 1
-    return 8 * n_layers * d_model * blocks * min(n_tokens, room) + 9 * n_tokens
+    held = n_tokens
+    if is_streamed(settings, n_layers, d_model, n_tokens):
+        # A block has two batches at least.
+        block = max(held_tokens(settings, n_layers, d_model), 2 * settings.batch_tokens)
+        held = 2 * block if cached else block
+    return 8 * n_layers * d_model * held + 9 * n_tokens
 
 
 def bytes_of_sample(settings: TrainingSettings, n_layers: int, d_model: int, n_tokens: int) -> int:

@@ -104,10 +104,9 @@ class Run:
         held = {name: tensor.to(device) for name, tensor in at.tensors.items()}
         units = Normalisation(*[held[f"units-{part.name}"] for part in dataclasses.fields(Normalisation)])
         weights = Weights(shape, _under("weights/", held))
-        run = cls(
-            model, data, source, settings, shards, units, weights, held["silent/of"].T.contiguous(), at.step,
-            cast(Backend, at.state["backend"]),
-        )  # fmt: skip
+        backend = cast(Backend, at.state["backend"]) if settings.backend == "auto" else settings.backend
+        silent = held["silent/of"].T.contiguous()
+        run = cls(model, data, source, settings, shards, units, weights, silent, at.step, backend)
         run.optimizer.load(held)
         return run
 

@@ -71,7 +71,8 @@ def train(
     Raises `SettingError` for settings that do not go together, and where the run does not fit in memory or on disk;
     `PromptError` for data that is empty, too short or another vocabulary's; `FitError` for NaN, with the layer and the
     prompts, and where the loss diverges; `TLCircuitsError` where another of the processes has ended or does not
-    answer for ten minutes; `FileError` where a folder holds another run or another model's activations, or the disk is full.
+    answer for ten minutes; `FileError` where a folder holds another run or another model's activations, or the disk is
+    full.
     """
     check_asked(model, settings, cache)
     every = number("train", "checkpoint_every", checkpoint_every)
