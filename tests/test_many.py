@@ -21,7 +21,7 @@ import tl_circuits as tlc
 from tests import models
 from tl_circuits.__main__ import app
 from tl_circuits.attribution import many, trace
-from tl_circuits.attribution.made_by import RUN, RUNS, WHOLE, described, fingerprint
+from tl_circuits.attribution.made_by import RUN, RUNS, WHOLE, described, fingerprint, made_by
 from tl_circuits.attribution.prompts import as_json, read_prompts
 from tl_circuits.attribution.ranks import shares
 from tl_circuits.graph import Traced, files
@@ -368,6 +368,21 @@ def test_weights_are_told_by_a_sample_where_they_are_many() -> None:
             module.weight.view(-1)[-changes:] += 1
             assert fingerprint(module) != before
     assert RUN * RUNS < WHOLE
+
+
+def test_a_model_is_told_by_all_its_numbers_and_a_transcoder_by_a_sample_of_large_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("WHOLE", 8), ("RUNS", 2), ("RUN", 1)):
+        monkeypatch.setattr(f"tl_circuits.attribution.made_by.{name}", value)
+    model, clt = tlc.demo()
+    wanted = tlc.Targets.top()
+    before = made_by(model, clt, wanted, None, {})
+    with torch.no_grad():
+        for tensor in (next(iter(model.parameters())), clt.W_enc[0]):
+            tensor[3, 4] += 1e-3
+    after = made_by(model, clt, wanted, None, {})
+    assert [name for name in after if after[name] != before[name]] == ["weights"]
 
 
 @pytest.mark.slow

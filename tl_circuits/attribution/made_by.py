@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tl_circuits.attribution.targets import Targets
+from tl_circuits.harvest.identity import weights_of
 from tl_circuits.sites import Model, has_user_hooks
 from tl_circuits.transcoder import CrossLayerTranscoder
 
@@ -24,11 +25,14 @@ def made_by(
     masked_positions: Sequence[int] | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The model, the transcoder and the settings. The weights are told by a hash of a sample of their numbers."""
+    """The model, the transcoder and the settings.
+
+    A model is told by a hash of all its numbers, a transcoder by one of a sample: most of it may never be read.
+    """
     return {
         "model": str(model.cfg.model_name),
         "class": type(model).__name__,
-        "weights": fingerprint(cast(Any, model)),
+        "weights": weights_of(model),
         "prepend_bos": getattr(model.cfg, "default_prepend_bos", None),
         "own hooks": has_user_hooks(model),
         "transcoder": f"{transcoder.extra_repr()}, {transcoder.activation!r}",

@@ -61,7 +61,8 @@ def trace_many(
     - A prompt that cannot be traced, or takes more memory than there is, does not stop the rest: see `failed`.
     - Called again with the same model, transcoder, settings and prompts (more may follow, and what failed may change),
       it traces what is not done yet or is damaged; graphs are whole whatever broke it off. With others it refuses,
-      unless `overwrite` is true: then what an earlier call wrote is removed. Weights are compared by a sample of them.
+      unless `overwrite` is true: then what an earlier call wrote is removed. Models are compared by all their numbers,
+      transcoders by a sample of them.
     - Where `torch.distributed` is initialised, every process calls it, with the same arguments and a folder that all
       see. Each traces a share, balanced by squared length, and returns the results of all: equal to those of one
       process, bit by bit with the same threads and `memory_budget` (default: a process's part of half of what the
