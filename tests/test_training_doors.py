@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tl_circuits as tlc
+import tl_circuits.progress
 from models import bridge
 from tests.test_training_run import SHORT, Words, model, same, tokens
 from tl_circuits.errors import _SAID, FileError, FitError, PromptError, SettingError, TLCircuitsWarning
@@ -442,3 +443,19 @@ def test_a_report_prints_as_a_table_and_says_whether_its_prompts_were_trained_on
         assert "TrainingReport(" not in repr(report)
         assert ("Of the training data" in str(report)) is seen
         assert report.to_dict()["trained_on"] is seen
+
+
+# Progress
+
+
+@pytest.mark.parametrize("progress", [True, False, None])
+def test_bars_are_shown_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], progress: bool | None
+) -> None:
+    # Without the two seconds that a bar waits for.
+    shown: Any = tl_circuits.progress.tqdm
+    monkeypatch.setattr(tl_circuits.progress, "tqdm", lambda **bar: shown(**(bar | {"delay": 0})))
+    train(model(), tokens(), SHORT, cache=tmp_path / "cache", progress=progress)
+    said = capsys.readouterr().err
+    # Nobody watches a test.
+    assert ("activations: " in said) == ("transcoder: " in said) == bool(progress)

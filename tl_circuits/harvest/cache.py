@@ -63,6 +63,7 @@ class ActivationCache:
         *,
         place: tuple[int, int] = (0, 1),
         wait: Callable[[], None] = lambda: None,
+        progress: bool | None = None,
     ) -> "ActivationCache":
         """The cache, with what is missing or torn harvested. Of several processes, `place` is whose turn is each shard.
 
@@ -75,7 +76,7 @@ class ActivationCache:
         cache._sweep()
         number, size = place
         mine = range(number, len(cache._parts), size)
-        with stage("activations", len(mine)) as bar:
+        with stage("activations", len(mine), show=progress) as bar:
             for shard in mine:
                 if not cache._is_whole(shard):
                     cache._write(shard, _harvested(model, prompts, cache._parts[shard], read, write))

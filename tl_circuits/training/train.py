@@ -47,6 +47,7 @@ def train(
     cache: str | Path | None = None,
     loggers: Iterable[str] = (),
     shards: int | None = None,
+    progress: bool | None = None,
 ) -> CrossLayerTranscoder:
     """A transcoder trained on what the model's MLPs read and write on these prompts.
 
@@ -67,6 +68,8 @@ def train(
       without.
     - Where `torch.distributed` is initialised, its processes train together: `shards` of them (default: all) share
       every layer's features, and the others repeat them on other tokens of each batch.
+    - Bars of the harvest and the steps, where these take over two seconds, appear where a person may be watching; with
+      `progress=True` everywhere, with `progress=False` nowhere.
 
     Raises `SettingError` for settings that do not go together, and where the run does not fit in memory or on disk;
     `PromptError` for data that is empty, too short or another vocabulary's; `FitError` for NaN, with the layer and the
@@ -89,13 +92,13 @@ def train(
             ending.callback(held.close)
             at = held.claim(settings, _record(model, prompts))
             held.open(names, settings, at)
-        kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place)
+        kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place, progress)
         origin = ending.enter_context(closing(source(model, prompts, settings, kept)))
         begun = (model, prompts, origin, settings, place)
         run = Run.begin(*begun) if at is None else Run.resume(*begun, at)
         # Reading and harvesting may take processes hours, and some of them longer than others; steps may not.
         place.barrier(patiently=True)
-        return _advanced(run, held, every)
+        return _advanced(run, held, every, progress)
 
 
 def _refuse_what_does_not_fit(
@@ -115,18 +118,24 @@ def _refuse_what_does_not_fit(
 
 
 def _cached(
-    model: Model, prompts: Prompts, settings: TrainingSettings, folder: str | Path, place: Shards
+    model: Model,
+    prompts: Prompts,
+    settings: TrainingSettings,
+    folder: str | Path,
+    place: Shards,
+    progress: bool | None,
 ) -> ActivationCache:
     return ActivationCache.harvested(
         file_name(folder), model, prompts, settings.read, settings.write, settings.cache_dtype,
         place=(place.rank, place.n_processes), wait=partial(place.barrier, patiently=True),
+        progress=progress,
     )  # fmt: skip
 
 
-def _advanced(run: Run, folder: RunFolder | None, every: int) -> CrossLayerTranscoder:
+def _advanced(run: Run, folder: RunFolder | None, every: int, progress: bool | None) -> CrossLayerTranscoder:
     settings = run.settings
     name = "transcoder" if settings.cross_layer else "per-layer transcoder"
-    with terminated() as asked_to_stop, stage(name, settings.all_steps) as bar:
+    with terminated() as asked_to_stop, stage(name, settings.all_steps, show=progress) as bar:
         bar.update(run.step)
         while run.step < settings.all_steps:
             done = run.advance()
