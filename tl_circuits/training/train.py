@@ -21,6 +21,7 @@ from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest import ActivationCache, Prompts, digest_of, identity_of
 from tl_circuits.progress import stage
 from tl_circuits.sites import Model
+from tl_circuits.training.checkpoint import Checkpoint
 from tl_circuits.training.folder import RunFolder, terminated
 from tl_circuits.training.loggers import check_loggers
 from tl_circuits.training.plan import check_asked, plan
@@ -68,8 +69,7 @@ def train(
       without.
     - Where `torch.distributed` is initialised, its processes train together: `shards` of them (default: all) share
       every layer's features, and the others repeat them on other tokens of each batch.
-    - Bars of the harvest and the steps, where these take over two seconds, appear where a person may be watching; with
-      `progress=True` everywhere, with `progress=False` nowhere.
+    - Bars appear after two seconds: where a person may be watching, or by `progress` everywhere or nowhere.
 
     Raises `SettingError` for settings that do not go together, and where the run does not fit in memory or on disk;
     `PromptError` for data that is empty, too short or another vocabulary's; `FitError` for NaN, with the layer and the
@@ -87,11 +87,7 @@ def train(
     _refuse_what_does_not_fit(model, settings, read, place, folder, cache)
     held = None if folder is None else RunFolder.of(folder, place)
     with ExitStack() as ending:
-        at = None
-        if held is not None:
-            ending.callback(held.close)
-            at = held.claim(settings, _record(model, prompts))
-            held.open(names, settings, at)
+        at = None if held is None else _claimed(held, ending, model, prompts, settings, names)
         kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place, progress)
         origin = ending.enter_context(closing(source(model, prompts, settings, kept)))
         begun = (model, prompts, origin, settings, place)
@@ -99,6 +95,16 @@ def train(
         # Reading and harvesting may take processes hours, and some of them longer than others; steps may not.
         place.barrier(patiently=True)
         return _advanced(run, held, every, progress)
+
+
+def _claimed(
+    folder: RunFolder, ending: ExitStack, model: Model, prompts: Data, settings: TrainingSettings, names: Iterable[str]
+) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one; the folder is this run's, and written to, until the end."""
+    ending.callback(folder.close)
+    at = folder.claim(settings, _record(model, prompts))
+    folder.open(names, settings, at)
+    return at
 
 
 def _refuse_what_does_not_fit(
