@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
@@ -128,7 +129,7 @@ def installed(model: Model, functions: Mapping[Tap, Callable[[Tensor], Tensor | 
         points, level = model.hook_dict, next(_LEVELS)
         for tap, function in functions.items():
             if tap.kind == "hook":
-                points[tap.name].add_hook(_as_hook(function), level=level)
+                points[tap.name].add_hook(partial(_as_hook, function), level=level)
                 stack.callback(points[tap.name].remove_hooks, "fwd", level=level)
             else:
                 stack.callback(_register(_submodule(model, tap.name), tap.kind, function).remove)
@@ -374,18 +375,26 @@ def _submodule(model: Model, path: str) -> nn.Module:
 def _register(
     module: nn.Module, kind: str, function: Callable[[Tensor], Tensor | None]
 ) -> torch.utils.hooks.RemovableHandle:
-    def before(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        changed = function(args[0])
-        return None if changed is None else (changed, *args[1:])
-
-    def after(_module: nn.Module, _args: tuple[Any, ...], out: Tensor) -> Tensor | None:
-        return function(out)
-
-    return module.register_forward_hook(after) if kind == "output" else module.register_forward_pre_hook(before)
+    if kind == "output":
+        return module.register_forward_hook(partial(_after, function))
+    return module.register_forward_pre_hook(partial(_before, function))
 
 
-def _as_hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
-    def call(tensor: Tensor, **_: Any) -> Tensor | None:
-        return function(tensor)
+# Not functions within functions: tests check types, and would wrap them anew for every hook of every pass.
 
-    return call
+
+def _before(
+    function: Callable[[Tensor], Tensor | None], _module: nn.Module, args: tuple[Any, ...]
+) -> tuple[Any, ...] | None:
+    changed = function(args[0])
+    return None if changed is None else (changed, *args[1:])
+
+
+def _after(
+    function: Callable[[Tensor], Tensor | None], _module: nn.Module, _args: tuple[Any, ...], out: Tensor
+) -> Tensor | None:
+    return function(out)
+
+
+def _as_hook(function: Callable[[Tensor], Tensor | None], tensor: Tensor, **_: Any) -> Tensor | None:
+    return function(tensor)

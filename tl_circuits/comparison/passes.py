@@ -9,6 +9,7 @@ it).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -54,40 +55,32 @@ class _Pass:
         functions: dict[Tap, Callable[[Tensor], Tensor | None]] = {}
         for number, slot in enumerate(self.basis.slots):
             if slot.read == slot.write:
-                functions[slot.read] = self._both(number, slot)
+                functions[slot.read] = partial(self._both, number, slot)
             else:
-                functions |= {slot.read: self._read(number, slot), slot.write: self._write(number, slot)}
+                functions |= {
+                    slot.read: partial(self._read, number, slot),
+                    slot.write: partial(self._write, number, slot),
+                }
         return functions
 
-    def _both(self, number: int, slot: Slot) -> Callable[[Tensor], Tensor]:
-        read, write = self._read(number, slot), self._write(number, slot)
+    def _both(self, number: int, slot: Slot, value: Tensor) -> Tensor:
+        self._read(number, slot, value)
+        return self._write(number, slot, value)
 
-        def both(value: Tensor) -> Tensor:
-            read(value)
-            return write(value)
+    def _read(self, number: int, slot: Slot, value: Tensor) -> None:
+        units = slot.encode(value)
+        self.units = [*self.units[:number], units]
+        self.written = [*self.written[:number], self.put(number, units)]
 
-        return both
-
-    def _read(self, number: int, slot: Slot) -> Callable[[Tensor], None]:
-        def read(value: Tensor) -> None:
-            units = slot.encode(value)
-            self.units = [*self.units[:number], units]
-            self.written = [*self.written[:number], self.put(number, units)]
-
-        return read
-
-    def _write(self, number: int, slot: Slot) -> Callable[[Tensor], Tensor]:
-        def write(value: Tensor) -> Tensor:
-            decoded = slot.decode(self.written[: number + 1])
-            if slot.exact:
-                self.errors = [*self.errors[:number], torch.zeros_like(value[:0])]
-                return decoded.to(value)
-            own = value - slot.decode(self.units[: number + 1])
-            self.errors = [*self.errors[:number], own]
-            error = self.error(number, own, value)
-            return (decoded if error is None else decoded + error).to(value)
-
-        return write
+    def _write(self, number: int, slot: Slot, value: Tensor) -> Tensor:
+        decoded = slot.decode(self.written[: number + 1])
+        if slot.exact:
+            self.errors = [*self.errors[:number], torch.zeros_like(value[:0])]
+            return decoded.to(value)
+        own = value - slot.decode(self.units[: number + 1])
+        self.errors = [*self.errors[:number], own]
+        error = self.error(number, own, value)
+        return (decoded if error is None else decoded + error).to(value)
 
 
 def recorded(model: Model, basis: Basis, tokens: Int64[Tensor, "prompt pos"]) -> Recorded:
