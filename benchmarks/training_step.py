@@ -97,6 +97,7 @@ OURS: dict[str, tuple[Backend, bool]] = {
     "ours, sparse": ("sparse", False),
     "ours, sparse, low memory": ("sparse", True),
     "ours, dense": ("dense", False),
+    "ours, dense, low memory": ("dense", True),
 }
 
 
