@@ -33,6 +33,7 @@ def turned(asked: Task) -> Task:
     return replace(asked, answer=asked.corrupted_answer, corrupted_answer=asked.answer)
 
 
+@pytest.mark.slow
 @both
 @every_transcoder
 def test_with_errors_kept_all_edges_are_the_model(options: dict[str, Any], model_class: str) -> None:
@@ -48,6 +49,7 @@ def test_with_errors_kept_all_edges_are_the_model(options: dict[str, Any], model
     torch.testing.assert_close(curve.complete[-1], curve.faithful[0])
 
 
+@pytest.mark.slow
 def test_without_edges_and_errors_the_last_read_is_the_corrupted_runs_in_the_frozen_model() -> None:
     # Nothing of the clean run is left but attention and norms: so transcoders make no difference.
     model = models.model_of("gpt2", "hooked")

@@ -191,6 +191,7 @@ def test_the_page_on_benchmarks_shows_its_tables_as_they_are() -> None:
     assert text == benchmarks_page_of(text), "run `python tests/test_docs.py`"
 
 
+@pytest.mark.slow
 def test_the_page_on_the_atlas_shows_its_figures_as_they_are() -> None:
     text = ATLAS.read_text(encoding="utf-8")
     assert text == atlas_page_of(text), "run `python tests/test_docs.py`"
