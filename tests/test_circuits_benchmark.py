@@ -2,9 +2,12 @@
 
 import itertools
 import json
+import math
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,8 @@ from benchmarks.circuits.suites import Suite, Width, planted_suite
 from tests import models
 from tests.test_comparison import task
 from tl_circuits.comparison import Basis
+from tl_circuits.comparison.areas import mean_over_log
+from tl_circuits.comparison.passes import recorded
 
 ROOT = Path(__file__).parents[1]
 NARROW = Width(16, 1, 4, 64)
@@ -93,6 +98,9 @@ def test_a_chain_of_one_neuron_a_step_is_found_whole_and_a_random_dictionary_fin
     assert found["AUPRC, layer 1"] == 1
     assert random["AUPRC, layer 1"] < 0.9
     assert random["AUPRC, layer 0"] < 0.9
+    assert found["F1, layer 1"] == 1 > random["F1, layer 1"]
+    for metric in ("AUPRC of edges", "F1 of edges"):
+        assert found[metric] > random[metric] + 0.1, metric
 
 
 # Dictionaries
@@ -165,6 +173,9 @@ def test_of_one_dictionary_figures_are_the_curves() -> None:
     for name in ("cpr", "cmd", "cpr_linear", "cmd_linear"):
         assert float(getattr(drawn, name)[0]) == pytest.approx(getattr(curve, name), abs=1e-4)
     assert (drawn.k80(), drawn.kc20()) == (curve.k80, curve.kc20)
+    for name, values in (("left", curve.completeness), ("kl", curve.recovered)):
+        assert values is not None
+        assert float(getattr(drawn, name)[0]) == pytest.approx(float(mean_over_log(values, curve.sizes, 512)), abs=1e-3)
     at = curve.sizes.index(8)
     assert float(drawn.at(8)[0]) == pytest.approx(float(curve.faithfulness[at]), abs=1e-4)
     assert float(drawn.accuracy[0, -1]) == pytest.approx(float(curve.accuracy[-1]))
@@ -199,6 +210,64 @@ def test_a_reading_is_taken_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.of("one, of two", take)["value"] == ledger.of("one, of two", take)["value"] == 3
     assert len(taken) == 1
+
+
+def test_what_is_asked_otherwise_is_asked_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked, basis = task(model), Basis.neurons(model)
+    suite: Any = SimpleNamespace(model=model)
+    monkeypatch.setattr(measure, "LARGEST", 3)
+    whole, frozen = (
+        tlc.circuit_curve(model, basis, asked, steps=measure.STEPS, sizes=[1, 2, 4, 8], attention=attention)
+        for attention in ("running", "frozen")
+    )
+    found = measure.with_attention_frozen(suite, basis, asked)["corrupted"]
+    assert found == written(frozen) != written(whole)
+    one = measure.of_one_circuit(suite, basis, asked)["corrupted"]
+    there = tlc.circuit_curve(
+        model, basis, asked.part([1]), steps=measure.STEPS, sizes=[1, 2, 4, 8], found_on=asked.part([0, 2])
+    )
+    assert one == written(there)
+
+
+def test_graphs_are_asked_with_the_errors_that_are_named(chain: Suite) -> None:
+    exact, asked = measure.untrained(chain, 0), chain.tasks["pure chain"].part([0, 1])
+    kept, corrupted = (
+        measure.graph_edges(chain, exact, asked, errors, control=False) for errors in ("kept", "corrupted")
+    )
+    assert kept["influence"]["faithful"] != corrupted["influence"]["faithful"]
+
+
+def test_what_graphs_say_is_what_they_say(chain: Suite) -> None:
+    clt, asked = measure.untrained(chain, 0), chain.tasks["pure chain"].part([0])
+    found = measure.of_graphs(chain, clt, asked, None)
+    local = tlc.localize(chain.model, clt, asked.clean[0], masked_positions=())
+    graph = tlc.attribute(local, tlc.Targets.tokens([int(asked.answer[0])]), progress=False)
+    scores = graph.scores()
+    assert found["replacement"] == [scores.replacement]
+    assert found["completeness"] == [scores.completeness]
+    assert found["written across into layer 1"] == [tlc.write_shares(local).across[1]]
+    reached = graph.path_lengths()
+    by_length = [float(reached[0]), *(float(b - a) for a, b in pairwise(reached))]
+    mean = sum(n * share for n, share in enumerate(by_length, 1)) / sum(by_length)
+    assert found["path length"] == [pytest.approx(mean)]
+    for share in (0.95, 0.7):
+        cut = graph.prune(nodes=share)
+        assert found[f"features at {share}"] == [len(cut.nodes.features())]
+        assert found[f"completeness at {share}"] == [cut.scores().completeness]
+
+
+def test_fidelity_is_that_of_a_pass_without_errors(chain: Suite) -> None:
+    asked = chain.tasks["pure chain"]
+    neurons, random = (
+        measure.fidelity(chain, basis, asked)
+        for basis in (Basis.neurons(chain.model), Basis.features(chain.model, measure.untrained(chain, 0)))
+    )
+    assert (neurons["same answer"], neurons["KL"]) == (1, pytest.approx(0, abs=1e-6))
+    assert random["same answer"] < 1
+    assert random["KL"] > 0.01
+    n_units = sum(part[0].numel() for part in recorded(chain.model, Basis.neurons(chain.model), asked.clean).units)
+    assert neurons["bits of 32"] == pytest.approx(math.log2(math.comb(n_units, 32)))
 
 
 def test_what_graphs_mediate_is_weighed_by_the_effects_that_it_is_of(

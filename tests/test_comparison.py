@@ -14,7 +14,7 @@ from torch import Tensor
 import tl_circuits as tlc
 from tests import models
 from tests.test_refusals import refusal
-from tl_circuits.comparison import Basis, CircuitCurve, Task, circuit_curve
+from tl_circuits.comparison import Basis, CircuitCurve, Slot, Task, circuit_curve
 from tl_circuits.comparison.curve import told_apart, whole_numbers
 from tl_circuits.comparison.passes import Recorded, recorded, through
 from tl_circuits.comparison.scorers import scores
@@ -24,7 +24,9 @@ from tl_circuits.zoo import compiled
 
 CLEAN = torch.tensor([[1, 5, 9, 3, 7], [1, 6, 2, 3, 7], [1, 30, 9, 4, 7]])
 CORRUPTED = torch.tensor([[1, 8, 9, 3, 7], [1, 5, 2, 3, 7], [1, 31, 9, 4, 7]])
-BASES = ("neurons", "CLT", "PLT", "skip PLT", "heads and MLPs")
+BASES = ("neurons", "CLT", "PLT", "skip PLT", "SAE", "SFC", "heads and MLPs")
+OF_MLPS = ("neurons", "CLT", "PLT", "skip PLT", "SAE")
+PATCHED = {"SFC": ("attn_out", "mlp_out", "resid_post"), "SAE": ("mlp_out",)}
 
 both = pytest.mark.parametrize("model_class", models.CLASSES)
 every_basis = pytest.mark.parametrize("name", BASES)
@@ -37,8 +39,32 @@ def basis_of(name: str, model: Any) -> Basis:
         "PLT": lambda: Basis.features(model, models.transcoder(span=1)),
         "skip PLT": lambda: Basis.features(model, models.transcoder(span=1, skip=True)),
         "heads and MLPs": lambda: Basis.blocks(model),
+        "SAE": lambda: Basis.saes(model, random_saes(model, PATCHED["SAE"])),
+        "SFC": lambda: Basis.saes(model, random_saes(model, PATCHED["SFC"]), "SFC"),
     }
     return made[name]()
+
+
+class RandomSAE:
+    """What a basis asks of an SAE of SAELens, in plain torch."""
+
+    def __init__(self, point: str, d_in: int, dtype: torch.dtype, seed: int) -> None:
+        metadata = type("Metadata", (), {"hook_name": point})()
+        self.cfg = type("Config", (), {"metadata": metadata, "d_in": d_in})()
+        draw = torch.Generator().manual_seed(seed)
+        self.W_enc, self.W_dec = (torch.randn(d_in, 20, generator=draw, dtype=dtype) / d_in**0.5 for _ in range(2))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.relu(x @ self.W_enc - 0.2)
+
+    def decode(self, units: Tensor) -> Tensor:
+        return units @ self.W_dec.T
+
+
+def random_saes(model: Any, points: tuple[str, ...]) -> list[RandomSAE]:
+    named = [f"blocks.{layer}.hook_{point}" for layer in range(models.N_LAYERS) for point in points]
+    dtype = next(model.parameters()).dtype
+    return [RandomSAE(point, model.cfg.d_model, dtype, seed) for seed, point in enumerate(named)]
 
 
 def task(model: Any) -> Task:
@@ -93,6 +119,7 @@ def test_without_any_unit_every_mlp_writes_what_it_wrote_in_the_corrupted_run(na
     clean, corrupted = runs(model, basis, asked)
     found = through(model, basis, asked.clean, corrupted, circuit(clean, False), "corrupted")
     points = ["hook_mlp_out", "attn.hook_z"] if name == "heads and MLPs" else ["hook_mlp_out"]
+    points = [f"hook_{point}" for point in PATCHED[name]] if name in PATCHED else points
     written: dict[str, Tensor] = {}
 
     def keep(point: str) -> Callable[..., None]:
@@ -111,7 +138,12 @@ def test_without_any_unit_every_mlp_writes_what_it_wrote_in_the_corrupted_run(na
 
 @pytest.mark.parametrize(
     ("name", "errors"),
-    [*((name, "corrupted") for name in BASES), ("CLT", "kept"), ("CLT", "zero"), ("heads and MLPs", "zero")],
+    [
+        *((name, "corrupted") for name in BASES),
+        *((name, "kept") for name in ("CLT", "SAE", "heads and MLPs")),
+        ("CLT", "zero"),
+        ("heads and MLPs", "zero"),
+    ],
 )
 def test_a_circuit_is_nothing_without_units_and_ends_at_all_of_them(name: str, errors: Any) -> None:
     model = models.model_of("gpt2", "hooked")
@@ -131,13 +163,56 @@ def test_a_circuit_is_nothing_without_units_and_ends_at_all_of_them(name: str, e
 def test_all_bases_of_the_mlps_start_from_the_same_empty_circuit() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
-    empty = [circuit_curve(model, basis_of(name, model), asked, "ig-inputs", sizes=[]).empty for name in BASES[:4]]
+    empty = [circuit_curve(model, basis_of(name, model), asked, "ig-inputs", sizes=[]).empty for name in OF_MLPS]
     for other in empty[1:]:
         torch.testing.assert_close(other, empty[0], atol=1e-9, rtol=0)
 
 
+def shuffled_slots(basis: Basis) -> Basis:
+    """The same units, numbered otherwise."""
+
+    def otherwise(slot: Slot, number: int, n_units: int) -> Slot:
+        order = torch.randperm(n_units, generator=torch.Generator().manual_seed(number))
+        back[number] = order.argsort()
+
+        def decode(units: Any) -> Tensor:
+            return slot.decode([part.index_select(2, back[place]) for place, part in enumerate(units)])
+
+        return replace(slot, encode=lambda x: slot.encode(x).index_select(2, order), decode=decode)
+
+    back: dict[int, Tensor] = {}
+    sizes = [part.shape[2] for part in recorded(models.model_of("gpt2", "hooked"), basis, CLEAN).units]
+    slots = tuple(otherwise(slot, n, size) for n, (slot, size) in enumerate(zip(basis.slots, sizes, strict=True)))
+    return Basis(basis.name, slots)
+
+
+def told_by_the_runs(basis: Basis) -> list[int]:
+    """Sizes of circuits of units that are on in either run: of those that are not, numbers decide who comes first."""
+    model = models.model_of("gpt2", "hooked")
+    on = [
+        (one != 0) | (other != 0)
+        for one, other in zip(*(recorded(model, basis, tokens).units for tokens in (CLEAN, CORRUPTED)), strict=True)
+    ]
+    each = [(part.flatten(3).any(3) if part.ndim > 3 else part).flatten(1).sum(1) for part in on]
+    n_units = int(torch.stack(each).sum(0).min())
+    return [2**power for power in range(n_units.bit_length()) if 2**power <= n_units]
+
+
+@every_basis
+def test_how_units_are_numbered_does_not_matter(name: str) -> None:
+    model = models.model_of("gpt2", "hooked")
+    basis, asked = basis_of(name, model), task(model)
+    sizes = told_by_the_runs(basis)
+    one, other = (
+        circuit_curve(model, of, asked, "attribution-patching", sizes=sizes) for of in (basis, shuffled_slots(basis))
+    )
+    torch.testing.assert_close(one.faithfulness, other.faithfulness, atol=1e-7, rtol=0)
+    torch.testing.assert_close(one.completeness, other.completeness, atol=1e-7, rtol=0)
+
+
 @pytest.mark.slow
-def test_the_order_of_units_does_not_matter() -> None:
+@pytest.mark.parametrize("scorer", ["ig-inputs", "influence"])
+def test_how_the_features_of_a_transcoder_are_numbered_does_not_matter(scorer: Any) -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder(activation="relu")
     order = torch.randperm(models.N_FEATURES, generator=torch.Generator().manual_seed(0))
     shuffled = type(clt)(
@@ -148,7 +223,9 @@ def test_the_order_of_units_does_not_matter() -> None:
         read=clt.read,
         write=clt.write,
     )
-    one, other = (circuit_curve(model, Basis.features(model, each), task(model)) for each in (clt, shuffled))
+    bases = [Basis.features(model, each) for each in (clt, shuffled)]
+    sizes = told_by_the_runs(bases[0])
+    one, other = (circuit_curve(model, each, task(model), scorer, sizes=sizes) for each in bases)
     torch.testing.assert_close(one.faithfulness, other.faithfulness, atol=1e-7, rtol=0)
     torch.testing.assert_close(one.completeness, other.completeness, atol=1e-7, rtol=0)
 
@@ -293,13 +370,14 @@ def test_the_planted_chain_is_the_circuit(scorer: Any) -> None:
     assert float(curve.accuracy[-1]) == 1
 
 
-def test_gradients_of_the_clean_run_alone_miss_what_is_silent_there() -> None:
-    # The other word's features are below their thresholds, where the slope is zero; what they would write is missed.
+def test_gradients_of_the_clean_run_alone_miss_what_goes_through_what_is_silent_there() -> None:
+    # The other word's first feature acts through its second, which is below its threshold: the slope there is zero.
     made, asked = planted()
-    curve = circuit_curve(
-        made.model, Basis.features(made.model, made.transcoder), asked, "attribution-patching", sizes=[4]
-    )
-    assert float(curve.faithfulness[1]) == pytest.approx(0.5, abs=1e-6)
+    basis = Basis.features(made.model, made.transcoder)
+    guess, truth = (scores(made.model, basis, asked, scorer) for scorer in ("attribution-patching", "ablation"))
+    missed = [(one == 0) & (other.abs() > 1e-6) for one, other in zip(guess, truth, strict=True)]
+    assert [int(part.sum()) for part in missed] == [2, 0]
+    assert all(int(((one != 0) & (other != 0)).sum()) >= 2 for one, other in zip(guess, truth, strict=True))
 
 
 def test_a_wrong_circuit_is_worse_by_every_measure() -> None:
@@ -308,6 +386,11 @@ def test_a_wrong_circuit_is_worse_by_every_measure() -> None:
     right = scores(made.model, basis, asked, "ablation")
     best, worst = (circuit_curve(made.model, basis, asked, each) for each in (right, turned(right)))
     assert best.cpr > worst.cpr + 0.1
+    assert best.area(to=8) > worst.area(to=8) + 0.1
+    assert best.at(4) > worst.at(4) + 0.1
+    assert best.recovered is not None
+    assert worst.recovered is not None
+    assert float(best.recovered.mean()) > float(worst.recovered.mean()) + 0.1
     assert best.cpr_linear > worst.cpr_linear + 0.1
     assert best.cmd < worst.cmd - 0.1
     assert best.cmd_linear < worst.cmd_linear - 0.1
@@ -454,12 +537,14 @@ def test_a_circuit_found_on_other_prompts_is_that_of_their_mean_scores() -> None
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
     here, there, basis = asked.part([2]), asked.part([0, 1]), basis_of("CLT", model)
-    curve = circuit_curve(model, basis, here, "ig-inputs", found_on=there, progress=False)
+    # As many as have a score.
+    sizes = [1, 4, 16, 64]
+    curve = circuit_curve(model, basis, here, "ig-inputs", found_on=there, sizes=sizes, progress=False)
     mean = tuple(part.mean(0, keepdim=True) for part in scores(model, basis, there, "ig-inputs"))
-    given = circuit_curve(model, basis, here, mean, progress=False)
+    given = circuit_curve(model, basis, here, mean, sizes=sizes, progress=False)
     torch.testing.assert_close(curve.faithful, given.faithful)
     assert (curve.found_on, given.found_on) == (there.name, None)
-    own = circuit_curve(model, basis, here, "ig-inputs", progress=False)
+    own = circuit_curve(model, basis, here, "ig-inputs", sizes=sizes, progress=False)
     assert not torch.allclose(curve.faithful, own.faithful)
     short = replace(there, clean=there.clean[:, 1:], corrupted=there.corrupted[:, 1:])
     with refusal(PromptError, "2 prompts of 4 tokens", "give prompts of 5 tokens"):

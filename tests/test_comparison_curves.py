@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tl_circuits as tlc
 from tests import models
-from tests.test_comparison import _SAE, CLEAN, CORRUPTED, basis_of, question, task
+from tests.test_comparison import _SAE, CLEAN, CORRUPTED, basis_of, question, task, told_by_the_runs
 from tests.test_refusals import refusal
 from tl_circuits.comparison import Basis, Task, Unit, circuit_curve, edge_curve, scores
 from tl_circuits.comparison.areas import at_size, mean_over_log, mean_over_share
@@ -43,7 +43,9 @@ def test_units_that_change_nothing_change_no_area(ends: list[float], n_units: in
     torch.testing.assert_close(less, more)
 
 
-def test_features_that_never_fire_change_no_area_of_a_transcoder() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("scorer", ["ig-inputs", "influence"])
+def test_features_that_never_fire_change_no_area_of_a_transcoder(scorer: Any) -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
     n_layers, d_model = clt.n_layers, clt.d_model
     dead, threshold = 40, clt.activation.threshold
@@ -57,17 +59,17 @@ def test_features_that_never_fire_change_no_area_of_a_transcoder() -> None:
         read=clt.read,
         write=clt.write,
     )
-    # Every feature that there was comes before those that were added.
-    drawn = [torch.rand(*CLEAN.shape, n_features) + 0.5 for n_features in clt.n_features]
-    sizes = [1, 4, 16, 64, sum(part[0].numel() for part in drawn)]
+    basis = Basis.features(model, clt)
+    # Beyond those, units wake that are silent in both runs, and nothing tells them from those that never do.
+    sizes = told_by_the_runs(basis)
     own, padded = (
-        circuit_curve(model, Basis.features(model, of), task(model), tuple(given), sizes=sizes, progress=False)
-        for of, given in ((clt, drawn), (wider, [torch.nn.functional.pad(part, (0, dead)) for part in drawn]))
+        circuit_curve(model, of, task(model), scorer, sizes=sizes, progress=False)
+        for of in (basis, Basis.features(model, wider))
     )
     assert padded.sizes[-1] > own.sizes[-1]
-    assert padded.cpr == pytest.approx(own.cpr, abs=1e-9)
-    assert padded.cmd == pytest.approx(own.cmd, abs=1e-9)
-    assert own.area(to=16) == pytest.approx(padded.area(to=16), abs=1e-9)
+    for to in sizes[1:]:
+        assert padded.area(to) == pytest.approx(own.area(to), abs=1e-9)
+        assert padded.at(to) == pytest.approx(own.at(to), abs=1e-9)
     assert own.area(to=16) != pytest.approx(own.cpr, abs=1e-3)
 
 
@@ -109,10 +111,11 @@ def test_circuits_that_are_not_kept_are_refused() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
     curve = circuit_curve(model, Basis.neurons(model), asked, progress=False)
-    kept = min(512, curve.sizes[-1])
-    assert len(curve.circuit(-1, kept)) == kept
+    found = torch.cat([part[0].flatten() for part in scores(model, Basis.neurons(model), asked, "ig-inputs")])
+    kept = min(512, int((found != 0).sum()))
+    assert len(curve.circuit(0, kept)) == kept
     assert isinstance(curve.circuit(0, 1)[0], Unit)
-    with refusal(SettingError, rf"circuit\(0, 9999\): the {kept} best units are kept"):
+    with refusal(SettingError, rf"circuit\(0, 9999\): {kept} units are kept, the best that have a score"):
         curve.circuit(0, 9999)
     with refusal(SettingError, r"circuit\(3, 1\): the task has 3 prompts, from 0"):
         curve.circuit(3, 1)
@@ -163,6 +166,17 @@ def test_what_is_answered_is_what_the_model_prefers_here_and_not_there(shipped: 
     torch.testing.assert_close(kept.clean, model.to_tokens(question("Dallas")))
     with refusal(PromptError, "Of the 1 prompts of 'x' the model answers none right"):
         Task.of(model, [wrong], "x").answered(model)
+
+
+def test_where_several_answers_are_right_a_counterfactual_has_to_be_lower_and_no_more() -> None:
+    model = models.model_of("gpt2", "hooked")
+    here, there = (model(tokens)[:, -1].double().softmax(-1).detach() for tokens in (CLEAN, CORRUPTED))
+    contrast = torch.zeros(3, models.D_VOCAB)
+    for row in range(3):
+        # Token 0 and whichever is likelier here than there: above 0 in both runs, less so there, but in the last.
+        contrast[row, int((here - there)[row].argmax() if row < 2 else (here - there)[row].argmin())] = 1
+    asked = Task("x", CLEAN, CORRUPTED, torch.tensor([4, 5, 6]), torch.tensor([7, 8, 9]), contrast)
+    assert len(asked.answered(model)) == 2
 
 
 # What is none

@@ -625,6 +625,21 @@ def comparison_doors(_folder: Path) -> Iterator[Try]:
     by_slot = [part.numpy() for part in scores(model, basis, asked, "random")]
     yield refused("scores of numpy", "Scores of ndarray are none", lambda: curve(scorer=by_slot))
     yield refused("attention", "attention='held' is none", lambda: curve(attention="held"))
+    for scorer in (None, 3, 1.5):
+        yield refused(f"scorer={scorer}", f"scorer={scorer} is none", lambda scorer=scorer: curve(scorer=scorer))
+    for seed in ("a", 1.5, None):
+        yield refused(f"seed={seed!r}", f"seed={seed!r} is none", lambda seed=seed: curve(seed=seed))
+    yield refused("no units", "has no units", lambda: tl.circuit_curve(model, Basis("x", ()), asked))
+    tl_asked: Any = asked
+    for rows in ([100], -9, None, [0.9], [], ["a"]):
+        yield refused(f"part({rows})", f"part({rows!r}) of 2 prompts", lambda rows=rows: tl_asked.part(rows))
+    made: Any = curve(sizes=[1])
+    for to in ("512", None, 0.5, float("inf")):
+        yield refused(f"area({to!r})", f"An area to {to} units is none", lambda to=to: made.area(to))
+        yield refused(f"at({to!r})", f"A circuit of {to} units is none", lambda to=to: made.at(to))
+    for given in ((0, 2.5), ("a", 1), (0, None)):
+        yield refused(f"circuit{given}", f"circuit({given[0]}, {given[1]})", lambda given=given: made.circuit(*given))
+    yield refused("pairs=3", "has no prompts", lambda: tl.Task.of(model, 3))
     for pairs, says in (
         (("a", "b", "c", "d"), "'a' at 0 has none"),
         ([("a", "b", "c")], "at 0 has 3 parts"),

@@ -1,9 +1,11 @@
 """What is measured of one dictionary of one suite. Every reading is written down, so that a run is taken up again."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch import Tensor
 import tl_circuits as tlc
 from benchmarks.circuits.suites import Suite
 from benchmarks.mediation import mediation
-from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, graph_curve, pruned_to
+from tl_circuits import comparison
+from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, edge_scores, graph_curve, pruned_to
 from tl_circuits.comparison.curve import divergence
 from tl_circuits.comparison.graph_curve import GraphErrors
 from tl_circuits.comparison.passes import recorded, through
@@ -30,22 +33,32 @@ LARGEST = 9
 Reading = dict[str, Any]
 
 
+@cache
+def code() -> str:
+    """What the code that readings are taken with hashes to: a reading of other code is another reading."""
+    files = [Path(__file__), *sorted(Path(comparison.__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Ledger:
-    """A folder of readings by name. What is there is not measured again."""
+    """A folder of readings by name. What is there, and was taken by the same code, is not measured again."""
 
     folder: Path
 
     def of(self, name: str, measure: Callable[[], Reading]) -> Reading:
         """The reading of that name, with the processor seconds it took."""
         place = self.folder / f"{name.replace(', ', '-').replace(' ', '-')}.json"
-        if not place.is_file():
-            began = time.process_time()
-            found = {**measure(), "processor_s": 0.0}
-            found["processor_s"] = round(time.process_time() - began, 3)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(json.dumps(found), encoding="utf-8")
-        return json.loads(place.read_text(encoding="utf-8"))
+        if place.is_file():
+            kept = json.loads(place.read_text(encoding="utf-8"))
+            if kept.get("code") == code():
+                return kept["reading"]
+        began = time.process_time()
+        reading = {**measure(), "processor_s": 0.0}
+        reading["processor_s"] = round(time.process_time() - began, 3)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps({"code": code(), "reading": reading}), encoding="utf-8")
+        return json.loads(place.read_text(encoding="utf-8"))["reading"]
 
 
 def written(curve: CircuitCurve) -> Reading:
@@ -103,12 +116,14 @@ def _sizes(n_units: int) -> list[int]:
 
 
 def edges(suite: Suite, task: Task) -> Reading:
-    """Curves of edges between heads and MLPs, by EAP and by EAP-IG."""
-    found = {
-        scorer: written(edge_curve(suite.model, task, scorer, steps=STEPS, progress=False))
-        for scorer in ("eap", "eap-ig")
+    """Curves of edges between heads and MLPs, by EAP, by EAP-IG, and in an order drawn at random."""
+    by_eap = edge_scores(suite.model, task, "eap")
+    drawn = torch.rand(by_eap.values.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    orders = {"eap": "eap", "eap-ig": "eap-ig", "random": replace(by_eap, values=drawn * by_eap.exists)}
+    return {
+        name: written(edge_curve(suite.model, task, order, steps=STEPS, progress=False))
+        for name, order in orders.items()
     }
-    return dict(found)
 
 
 def graph_edges(

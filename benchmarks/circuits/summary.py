@@ -33,7 +33,8 @@ def of(found: Found) -> tuple[dict[str, Any], dict[str, Any]]:
             "scorers": dict(_scorers(rows)),
             "otherwise": {what: dict(_otherwise(rows, what)) for what in ("frozen", "one circuit")},
             "edges": {
-                name: {s: _curve([of[0]], s) for s in ("eap", "eap-ig")} for (name,), of in _keyed(rows, "edges")
+                name: {s: _curve([of[0]], s) for s in ("eap", "eap-ig", "random")}
+                for (name,), of in _keyed(rows, "edges")
             },
             "graph edges": dict(_graph_edges(rows)),
             "graphs": dict(_means(rows, "graphs")),

@@ -52,6 +52,18 @@ def sizes(result: Result) -> str:
     return _by_task(result, UNITS, lambda of: "none" if of["k80"] is None else f"{of['k80']:,}")
 
 
+def without(result: Result) -> str:
+    """The least size without which no more than .2 is left, by task and unit."""
+    return _by_task(result, UNITS, lambda of: "none" if of["kc20"] is None else f"{of['kc20']:,}")
+
+
+def answers(result: Result) -> str:
+    """How often the circuit of 32 units alone gives the model's answer, and by all units, by task and unit."""
+    return _by_task(
+        result, UNITS, lambda of: f"{of['same answer'][of['sizes'].index(32)]:.2f} / {of['same answer'][-1]:.2f}"
+    )
+
+
 def ends(result: Result) -> str:
     """F of all units, by task and unit."""
     return _by_task(result, UNITS, lambda of: f"{of['F(all)']['value']:.2f}")
@@ -113,10 +125,12 @@ def edges(result: Result) -> str:
     for figures in result["figures"].values():
         for task, of in figures.get("edges", {}).items():
             cells = [
-                _interval(of[scorer][name]) for scorer in ("eap", "eap-ig") for name in ("cpr_linear", "cmd_linear")
+                _interval(of[scorer][name])
+                for scorer in ("eap", "eap-ig", "random")
+                for name in ("cpr_linear", "cmd_linear")
             ]
             rows.append((task, f"{of['eap']['units']:,}", *cells))
-    return _table(("task", "edges", "EAP, CPR", "CMD", "EAP-IG, CPR", "CMD"), rows)
+    return _table(("task", "edges", "EAP, CPR", "CMD", "EAP-IG, CPR", "CMD", "random, CPR", "CMD"), rows)
 
 
 def shipped(result: Result) -> str:
@@ -233,8 +247,17 @@ PUBLISHED = (
     ("replacement score, PLT", ".37", "the same", ("graphs", "PLT", "replacement")),
     ("completeness, CLT", ".80", "the same", ("graphs", "CLT", "completeness")),
     ("completeness, PLT", ".78", "the same", ("graphs", "PLT", "completeness")),
+    ("NMSE, CLT", ".217", "the same, Claude 3.5 Haiku", (*CLT_FITS, "FVU")),
+    ("active features a token, all layers, CLT", "235", "the same", (*CLT_FITS, "active")),
+    ("replacement score, CLT", "about .8", "CLT-Forge, on GPT-2, as quoted", ("graphs", "CLT", "replacement")),
+    ("completeness, CLT", "about .95", "the same", ("graphs", "CLT", "completeness")),
     *(
-        (f"completeness at {share} of influence, CLT", said, "the same", ("graphs", "CLT", f"completeness at {share}"))
+        (
+            f"completeness at {share} of influence, CLT",
+            said,
+            "Ameisen et al. 2025",
+            ("graphs", "CLT", f"completeness at {share}"),
+        )
         for share, said in ((0.95, ".87"), (0.9, ".83"), (0.8, ".70"), (0.7, ".58"))
     ),
     *(
@@ -276,10 +299,11 @@ def published(result: Result) -> str:
         ours = [_interval(found[section].get(f"{task} | {basis}", {}).get(name, {})) for task in found["curves"]]
         rows.append((what, said, where, *ours))
     mib = "MIB, IOI on GPT-2, as entries to it quote it"
-    for scorer, cpr, cmd in (("eap", "1.20", ".03"), ("eap-ig", "1.85", ".03")):
+    for scorer, cpr, cmd in (("random", ".25", ".75"), ("eap", "1.20", ".03"), ("eap-ig", "1.85", ".03")):
         for name, said in (("cpr_linear", cpr), ("cmd_linear", cmd)):
             ours = [_interval(found["edges"][task][scorer][name]) for task in found["curves"]]
-            rows.append((f"{scorer.upper()}, {name[:3].upper()} over the share of edges", said, mib, *ours))
+            who = scorer if scorer == "random" else scorer.upper()
+            rows.append((f"{who}, {name[:3].upper()} over the share of edges", said, mib, *ours))
     return _table(("figure", "published", "of what", *(f"ours, {task}" for task in found["curves"])), rows)
 
 
@@ -315,6 +339,8 @@ TABLES: Mapping[str, Callable[[Result], str]] = {
     "areas": areas,
     "sizes": sizes,
     "ends": ends,
+    "without": without,
+    "answers": answers,
     "matched": matched,
     "errors": errors,
     "scorers": scorers,

@@ -1,7 +1,7 @@
 """What sums a curve up: its mean over the logarithm of the size, on one axis for all curves, or over shares of units.
 
 On the logarithm a curve goes straight from one measured size to the next, and stays as it ends beyond its last: all
-units are all that there are, and units that never fire change nothing.
+units are all that there are.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ REACH = 512
 
 
 def at_size(values: Float64[Tensor, "*draw size"], sizes: Sequence[int], size: int) -> Float64[Tensor, "*draw"]:
-    """The curve at one size. Raises `SettingError` for a size below 0."""
-    if not size >= 0:
+    """The curve at one size. Raises `SettingError` for a size below 0, or that is no whole number."""
+    if not isinstance(size, int) or size < 0:
         raise SettingError(f"A circuit of {size} units is none: give 0 or more.")
     return _at(values, _log(sizes), _log([size]))[..., 0]
 
 
 def mean_over_log(values: Float64[Tensor, "*draw size"], sizes: Sequence[int], to: int) -> Float64[Tensor, "*draw"]:
-    """The mean of the curve over log2(1 + k), from 0 to `to`. Raises `SettingError` where that is nowhere."""
-    if not to > 0:
+    """The mean of the curve over log2(1 + k), from 0 to `to`. Raises `SettingError` where that is no whole number."""
+    if not isinstance(to, int) or to < 1:
         raise SettingError(f"An area to {to} units is none: give 1 or more.")
     at, end = _log(sizes), _log([to])
     grid = torch.cat([at[at < end], end])

@@ -131,6 +131,8 @@ def check_basis(model: Model, basis: Basis) -> None:
             f"A basis is needed, and {type(basis).__name__} was given: make one by tlc.Basis.features(model, "
             "transcoder), .saes(model, saes), .neurons(model) or .blocks(model)."
         )
+    if not basis.slots:
+        raise FitError(f"{basis!r} has no units: make it by Basis.features, .saes, .neurons or .blocks.")
     refuse_replaced(model)
     _warn_of_rounding(model)
     # A bridge lists all its hook points anew whenever it is asked for them.

@@ -54,7 +54,8 @@ class CircuitCurve:
       tell two answers apart and no more.
     - `attention`: running, or frozen at the patterns of each prompt. `found_on`: the task that the one circuit of all
       prompts was found on; None where each has its own.
-    - `best`: of each prompt its units in the order in which circuits take them, the first 512; None for edges.
+    - `best`: of each prompt the units that have a score, in the order in which circuits take them, at most 512; None
+      for edges.
     """
 
     basis: str
@@ -79,13 +80,13 @@ class CircuitCurve:
         """
         if self.best is None:
             raise SettingError("This curve is of edges, and keeps none of them: edge_scores has what each is worth.")
-        if not -len(self.best) <= prompt < len(self.best):
+        if not isinstance(prompt, int) or not -len(self.best) <= prompt < len(self.best):
             raise SettingError(f"circuit({prompt}, {size}): the task has {len(self.best)} prompts, from 0.")
         kept = self.best[prompt]
-        if not 0 <= size <= len(kept):
+        if not isinstance(size, int) or not 0 <= size <= len(kept):
             raise SettingError(
-                f"circuit({prompt}, {size}): the {len(kept)} best units are kept. For more, sort what "
-                "tl_circuits.comparison.scores gives."
+                f"circuit({prompt}, {size}): {len(kept)} units are kept, the best that have a score. For more, sort "
+                "what tl_circuits.comparison.scores gives."
             )
         return kept[:size]
 
@@ -115,7 +116,10 @@ class CircuitCurve:
 
     @property
     def cmd(self) -> float:
-        """Mean of |1 − F| over log2(1 + k) up to 512 units: low where every size does as the model does (after MIB)."""
+        """Mean of |1 − F| over log2(1 + k) up to 512 units: low where every size does as the model does (after MIB).
+
+        As everywhere, |1 − F| is taken at measured sizes and goes straight between them.
+        """
         return float(mean_over_log((1 - self.faithfulness).abs(), self.sizes, REACH))
 
     @property

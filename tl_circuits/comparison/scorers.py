@@ -53,6 +53,8 @@ def scores(
         raise SettingError(f"scorer={scorer!r} is none: give one of {', '.join(get_args(Scorer))}.")
     if not isinstance(steps, int) or steps < 1:
         raise SettingError(f"steps={steps} integrates nothing: give a whole number, 1 or more.")
+    if not isinstance(seed, int):
+        raise SettingError(f"seed={seed!r} is none: give a whole number.")
     check_attention(attention)
     check_basis(model, basis)
     check_task(model, task)

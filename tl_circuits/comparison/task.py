@@ -1,5 +1,6 @@
 """A behaviour to explain: prompts, their counterfactuals, and the two answers that tell them apart."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Task:
         Raises `PromptError` where prompts are not all of one length, counterfactuals included, and `TargetError` for an
         answer that is not one token.
         """
-        if not len(pairs):
+        if not isinstance(pairs, Sequence) or not pairs:
             raise PromptError(f"Task {name!r} has no prompts: give at least one, with its counterfactual.")
         _check_pairs(name, pairs)
         columns = list(zip(*pairs, strict=True))
@@ -93,8 +94,24 @@ class Task:
         return self.part(rows)
 
     def part(self, rows: int | slice | Sequence[int], name: str | None = None) -> "Task":
-        """Some of the prompts, by their numbers, under another name where one is given."""
-        picked = torch.arange(len(self))[rows].reshape(-1)
+        """Some of the prompts, by their numbers, under another name where one is given.
+
+        Raises `PromptError` for numbers that there are not, and for none.
+        """
+        numbers = range(len(self))
+        try:
+            picked = torch.tensor(
+                list(numbers[rows])
+                if isinstance(rows, slice)
+                else [numbers[operator.index(row)] for row in ([rows] if isinstance(rows, int) else rows)]
+            )
+        except (TypeError, IndexError):
+            picked = torch.zeros(0)
+        if not len(picked):
+            raise PromptError(
+                f"Task {self.name!r}: part({rows!r:.60}) of {len(self)} prompts: give numbers from 0 to "
+                f"{len(self) - 1}, at least one."
+            )
         return Task(
             name or self.name,
             self.clean[picked],

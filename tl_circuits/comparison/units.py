@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_circuits.comparison.areas import REACH
 from tl_circuits.comparison.basis import Basis, check_basis
 from tl_circuits.comparison.curve import CircuitCurve, Unit, measured_curve, sizes_of
-from tl_circuits.comparison.passes import Attention, Errors, Scores, held, recorded, through
+from tl_circuits.comparison.passes import Attention, Errors, Recorded, Scores, held, recorded, through
 from tl_circuits.comparison.scorers import Scorer, check_attention, scores
 from tl_circuits.comparison.task import Task, check_is_task, check_task
 from tl_circuits.errors import PromptError, SettingError
@@ -33,6 +33,9 @@ def circuit_curve(
     progress: bool | None = None,
 ) -> CircuitCurve:
     """The curves of the circuits that a scorer picks: for each prompt its own k units of the largest |score|.
+
+    Units without a score come after all others: first those that differ between prompt and counterfactual, then those
+    that are on in either, and last, by their numbers, those that are silent in both.
 
     - `scorer` is one by name, or scores of one's own, (prompt, pos, unit) for each slot.
     - `found_on`: prompts of the same length to find one circuit on, that of the largest |mean score|, which is then
@@ -61,7 +64,9 @@ def circuit_curve(
         by_slot = _alike(scores(model, basis, found_on, scorer, **how), len(task))
     _check_scores(by_slot, [units.shape[:3] for units in clean.units])
     cells = [tuple(part.shape[1:]) for part in by_slot]
-    order = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs().argsort(dim=1, descending=True, stable=True)
+    worth = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs()
+    rest = _rest(clean, corrupted) if found_on is None else _rest_of(model, basis, found_on).expand(len(task), -1)
+    order = torch.where(worth > 0, worth, rest.to(worth)).argsort(dim=1, descending=True, stable=True)
 
     def run(size: int, of_circuit: bool) -> Float64[Tensor, "prompt d_vocab"]:
         circuit = _circuit(order, size, cells, of_circuit)
@@ -72,7 +77,30 @@ def circuit_curve(
         curve = measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
     found = None if found_on is None else found_on.name
     best = _best(basis, order[:, :REACH].cpu().contiguous(), cells)
+    kept = (worth > 0).sum(1).tolist()
+    best = tuple(units[:n] for units, n in zip(best, kept, strict=True))
     return replace(curve, attention=attention, found_on=found, best=best)
+
+
+def _rest(clean: Recorded, corrupted: Recorded) -> Float64[Tensor, "prompt cell"]:
+    """An order for units without a score, below 0: those that differ between the runs, those that are on, the others.
+
+    So what is never on comes last, and how units are numbered decides about nothing that either run tells apart.
+    """
+    parts = []
+    for now, then in zip(clean.units, corrupted.units, strict=True):
+        differs, is_on = _size(now - then), _size(now) + _size(then)
+        parts.append(torch.where(differs > 0, -1 / (1 + differs), -1 - 1 / (1 + is_on)).flatten(1))
+    return torch.cat(parts, dim=1)
+
+
+def _rest_of(model: Model, basis: Basis, task: Task) -> Float64[Tensor, "1 cell"]:
+    return _rest(*(recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))).mean(0, keepdim=True)
+
+
+def _size(units: Tensor) -> Float64[Tensor, "prompt pos unit"]:
+    size = units.abs().to(torch.float64)
+    return size.flatten(3).sum(3) if size.ndim > 3 else size
 
 
 def _best(
@@ -101,6 +129,8 @@ def _own(given: Scores, found_on: Task | None) -> Scores:
             f"found_on={found_on!r} is what to score, but scores were given: name a scorer, or give the scores of one "
             "circuit for each prompt."
         )
+    if not isinstance(given, Sequence):
+        raise SettingError(f"scorer={given!r:.80} is none: give the name of one, or scores, a tensor for each slot.")
     others = [part for part in given if not isinstance(part, Tensor)]
     if others:
         raise SettingError(
