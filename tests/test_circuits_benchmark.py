@@ -200,7 +200,7 @@ def test_an_interval_over_five_seeds_holds_what_they_are_drawn_about_as_often_as
     assert sum(held) / len(held) == pytest.approx(0.95, abs=0.02)
 
 
-def test_a_reading_is_taken_once(tmp_path: Path) -> None:
+def test_a_reading_is_taken_once_by_the_same_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
     def take() -> dict[str, Any]:
@@ -210,6 +210,9 @@ def test_a_reading_is_taken_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.of("one, of two", take)["value"] == ledger.of("one, of two", take)["value"] == 3
     assert len(taken) == 1
+    monkeypatch.setattr(measure, "code", lambda: "another")
+    assert ledger.of("one, of two", take)["value"] == 3
+    assert len(taken) == 2
 
 
 def test_what_is_asked_otherwise_is_asked_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Eight behaviours in made-up sentences, each with a counterfactual of the same length: what one small model is taught.
+"""Nine behaviours in made-up sentences, each with a counterfactual of the same length: what one small model is taught.
 
 A sentence is drawn with its counterfactual, so that what decides the answer differs between the two and nothing else
 does: the indirect object (Wang et al. 2023), greater-than (Hanna et al. 2023), subject-verb agreement in four forms
