@@ -56,16 +56,16 @@ def circuit_curve(
     clean, corrupted = (recorded(model, basis, tokens) for tokens in (task.clean, task.corrupted))
     how: dict[str, Any] = {"attention": attention, "steps": steps, "seed": seed}
     if not isinstance(scorer, str):
-        by_slot = _own(scorer, found_on)
+        by_slot, rest = _own(scorer, found_on), _rest(clean, corrupted)
     elif found_on is None:
-        by_slot = scores(model, basis, task, scorer, **how)
+        by_slot, rest = scores(model, basis, task, scorer, **how), _rest(clean, corrupted)
     else:
         _check_positions(task, found_on)
         by_slot = _alike(scores(model, basis, found_on, scorer, **how), len(task))
+        rest = _rest_of(model, basis, found_on).expand(len(task), -1)
     _check_scores(by_slot, [units.shape[:3] for units in clean.units])
     cells = [tuple(part.shape[1:]) for part in by_slot]
     worth = torch.cat([part.flatten(1) for part in by_slot], dim=1).abs()
-    rest = _rest(clean, corrupted) if found_on is None else _rest_of(model, basis, found_on).expand(len(task), -1)
     order = torch.where(worth > 0, worth, rest.to(worth)).argsort(dim=1, descending=True, stable=True)
 
     def run(size: int, of_circuit: bool) -> Float64[Tensor, "prompt d_vocab"]:
@@ -75,11 +75,8 @@ def circuit_curve(
     named = (basis.name, scorer if isinstance(scorer, str) else "given", errors)
     with installed(model, held(model, task.clean, attention)):
         curve = measured_curve(task, named, sizes_of(sizes, order.shape[1]), run, clean.logits, progress)
-    found = None if found_on is None else found_on.name
-    best = _best(basis, order[:, :REACH].cpu().contiguous(), cells)
-    kept = (worth > 0).sum(1).tolist()
-    best = tuple(units[:n] for units, n in zip(best, kept, strict=True))
-    return replace(curve, attention=attention, found_on=found, best=best)
+    best = _best(basis, order[:, :REACH].cpu().contiguous(), cells, (worth > 0).sum(1).tolist())
+    return replace(curve, attention=attention, found_on=None if found_on is None else found_on.name, best=best)
 
 
 def _rest(clean: Recorded, corrupted: Recorded) -> Float64[Tensor, "prompt cell"]:
@@ -104,14 +101,14 @@ def _size(units: Tensor) -> Float64[Tensor, "prompt pos unit"]:
 
 
 def _best(
-    basis: Basis, order: Int64[Tensor, "prompt cell"], cells: Sequence[tuple[int, ...]]
+    basis: Basis, order: Int64[Tensor, "prompt cell"], cells: Sequence[tuple[int, ...]], kept: Sequence[int]
 ) -> tuple[tuple[Unit, ...], ...]:
-    """The units that stand at these places of all slots laid one after another."""
+    """The units that stand at these places of all slots laid one after another, of each prompt so many."""
     starts = torch.tensor([0, *(pos * units for pos, units in cells)]).cumsum(0)
     slots = torch.searchsorted(starts, order, right=True) - 1
     within, width = order - starts[slots], torch.tensor([units for _, units in cells])[slots]
     rows = torch.stack([slots, within // width, within % width], -1).tolist()
-    return tuple(tuple(_unit(basis, *place) for place in row) for row in rows)
+    return tuple(tuple(_unit(basis, *place) for place in row[:n]) for row, n in zip(rows, kept, strict=True))
 
 
 def _unit(basis: Basis, slot: int, pos: int, index: int) -> Unit:

@@ -213,11 +213,8 @@ def plan(
     check_asked(model, settings, cache)
     n_tokens, n_shards = number("plan", "n_tokens", n_tokens), number("plan", "n_shards", n_shards)
     n_replicas = number("plan", "n_replicas", n_replicas)
-    longest = min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
-    longest = longest if width is None else number("plan", "width", width)
-    where = [None if path is None else file_name(path) for path in (folder, cache)]
+    longest = _longest(model, settings, width)
     n_layers, d_model = model.cfg.n_layers, model.cfg.d_model
-    shape = settings.architecture(n_layers, d_model)
     mine = -(-settings.features // n_shards)
     sample = bytes_of_sample(settings, n_layers, d_model, n_tokens)
     held = sample + bytes_of_data(settings, n_layers, d_model, n_tokens, cache is not None)
@@ -226,17 +223,13 @@ def plan(
         _stages(model, replace(settings, low_memory=low), longest, n_replicas, beside, sample) for low in (True, False)
     )
     stages = within if settings.low_memory else without
-    each, others = parameters_of(shape)
+    each, others = parameters_of(settings.architecture(n_layers, d_model))
     available = available_memory()
     checkpoint = CHECKPOINTS * 12 * (mine * each + others) * n_shards
     activations = bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype)
-    needs = (
-        ("Checkpoints", where[0], checkpoint, "checkpoints/*.safetensors"),
-        ("Activations", where[1], activations, "*.safetensors"),
-    )
+    disks = _disks(folder, checkpoint, cache, activations)
     once = cache is not None or not is_streamed(settings, n_layers, d_model, n_tokens)
-    l0 = min(settings.k if "topk" in settings.activation else settings.initial_l0 or USUAL_L0, mine)
-    harvested = n_tokens if once else settings.steps * settings.batch_tokens
+    l0, harvested = _l0(settings, mine), n_tokens if once else settings.steps * settings.batch_tokens
     seconds = _seconds(model, settings, mine, l0, harvested) if measure else (math.nan, math.nan, math.nan)
     return TrainingPlan(
         parameters=mine * each + others,
@@ -247,7 +240,7 @@ def plan(
         tokens=settings.batch_tokens * settings.steps,
         features=settings.features,
         l0=l0,
-        disks=tuple(_disk(what, path, needed, kept) for what, path, needed, kept in needs if path is not None),
+        disks=disks,
         harvest_seconds=seconds[0],
         sparse_seconds=seconds[1],
         dense_seconds=seconds[2],
@@ -288,6 +281,24 @@ def _seconds(
         settings.steps * (n_layers * pace.layer + pairs * pace.pair),
         settings.steps * products / pace.products,
     )
+
+
+def _longest(model: Model, settings: TrainingSettings, width: int | None) -> int:
+    if width is not None:
+        return number("plan", "width", width)
+    return min(settings.context or model.cfg.n_ctx, model.cfg.n_ctx)
+
+
+def _l0(settings: TrainingSettings, n_features: int) -> int:
+    return min(settings.k if "topk" in settings.activation else settings.initial_l0 or USUAL_L0, n_features)
+
+
+def _disks(folder: str | Path | None, checkpoint: int, cache: str | Path | None, activations: int) -> tuple[Disk, ...]:
+    needs = (
+        ("Checkpoints", folder, checkpoint, "checkpoints/*.safetensors"),
+        ("Activations", cache, activations, "*.safetensors"),
+    )
+    return tuple(_disk(what, file_name(path), needed, kept) for what, path, needed, kept in needs if path is not None)
 
 
 def _disk(what: str, path: Path, needed: int, pattern: str) -> Disk:
