@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from benchmarks.circuits.dictionaries import load, n_parameters, path_of, train_
 from benchmarks.circuits.intervals import Readings, estimate, of_seeds
 from benchmarks.circuits.measure import Ledger, exact_transcoder, planted, untrained, written
 from benchmarks.circuits.roster import Told, equal_parameters, equal_writes, roster
-from benchmarks.circuits.suites import Suite, Width, planted_suite
+from benchmarks.circuits.suites import Suite, Width, answered, planted_suite
 from tests import models
 from tests.test_comparison import task
 from tl_circuits.comparison import Basis
@@ -258,6 +259,40 @@ def test_what_graphs_say_is_what_they_say(chain: Suite) -> None:
         cut = graph.prune(nodes=share)
         assert found[f"features at {share}"] == [len(cut.nodes.features())]
         assert found[f"completeness at {share}"] == [cut.scores().completeness]
+
+
+def test_of_a_suite_the_prompts_are_those_that_the_model_gets_right() -> None:
+    model = models.model_of("gpt2", "hooked")
+    asked = task(model)
+    here, there = (model(tokens)[:, -1].detach() for tokens in (asked.clean, asked.corrupted))
+    # By how much one token is ahead of another here, and behind it there, whichever is less.
+    ahead = torch.minimum(here[:, :, None] - here[:, None], there[:, None] - there[:, :, None])
+    best = ahead.flatten(1).argmax(1)
+    assert bool((ahead.flatten(1).amax(1) > 0).all())
+    fitting = replace(asked, answer=best // models.D_VOCAB, corrupted_answer=best % models.D_VOCAB)
+    turned = replace(
+        fitting,
+        answer=torch.stack([fitting.corrupted_answer[0], *fitting.answer[1:]]),
+        corrupted_answer=torch.stack([fitting.answer[0], *fitting.corrupted_answer[1:]]),
+    )
+    kept, share = answered(model, {"any": turned}, 9)
+    assert torch.equal(kept["any"].clean, asked.clean[1:])
+    assert share["any"] == pytest.approx(2 / 3)
+    assert len(answered(model, {"any": turned}, 1)[0]["any"]) == 1
+
+
+@pytest.mark.slow
+def test_agreement_with_perturbations_is_that_of_the_report() -> None:
+    model, clt = tlc.demo("hooked")
+    texts = [f"the capital of the state containing {city} is" for city in ("Dallas", "Oakland")]
+    pair = (texts[0], texts[1], " Austin", " Sacramento")
+    suite: Any = SimpleNamespace(model=model)
+    found = measure.faithful(suite, clt, tlc.Task.of(model, [pair]))
+    local = tlc.localize(model, clt, texts[0], masked_positions=())
+    report = tlc.faithfulness([local], max_features=48, n_pushes=4, n_controls=1, progress=False)
+    assert len(found) == 4
+    for name, values in found.items():
+        assert values == [pytest.approx(value) for value in report.values[name]], name
 
 
 def test_fidelity_is_that_of_a_pass_without_errors(chain: Suite) -> None:
