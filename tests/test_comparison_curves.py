@@ -141,7 +141,7 @@ def test_a_curve_says_how_it_was_asked() -> None:
 # Prompts that the model gets wrong
 
 
-def test_prompts_that_the_model_gets_wrong_are_said_and_can_be_left_out() -> None:
+def test_prompts_that_the_model_gets_wrong_are_said() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
     right = circuit_curve(model, Basis.neurons(model), asked, sizes=[], progress=False)

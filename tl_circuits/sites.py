@@ -221,14 +221,12 @@ def check_read_point(model: Model, read: str, *, processed_weights: bool) -> Non
         )
 
 
-def warn_of_low_precision(model: Model) -> None:
-    """Warns once (`TLCircuitsWarning`) where sweeps would run in 16 bits."""
+def warn_of_low_precision(model: Model, so: str, *, stacklevel: int = 3) -> None:
+    """Warns once (`TLCircuitsWarning`) of a model in 16 bits, and says what comes of it."""
     dtype = next(model.parameters()).dtype
     if dtype in (torch.bfloat16, torch.float16):
         warn_once(
-            f"The model is in {dtype}: edges are computed in it and sum to their totals only to about 3e-3. "
-            "float32 (model.to(torch.float32)) is recommended; the graph records its conservation error.",
-            stacklevel=3,
+            f"The model is in {dtype}: {so}. float32 (model.to(torch.float32)) is recommended.", stacklevel=stacklevel
         )
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_circuits.errors import FitError, warn_once
+from tl_circuits.errors import FitError
 from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_another_model
-from tl_circuits.sites import Model, Sites, Tap, head_taps, installed, neuron_taps
+from tl_circuits.sites import Model, Sites, Tap, head_taps, installed, neuron_taps, warn_of_low_precision
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 
@@ -134,7 +134,9 @@ def check_basis(model: Model, basis: Basis) -> None:
     if not basis.slots:
         raise FitError(f"{basis!r} has no units: make it by Basis.features, .saes, .neurons or .blocks.")
     refuse_replaced(model)
-    _warn_of_rounding(model)
+    warn_of_low_precision(
+        model, "what circuits measure is rounded to it, and small effects come out of order", stacklevel=4
+    )
     # A bridge lists all its hook points anew whenever it is asked for them.
     known = model.hook_dict
     taps = (tap for slot in basis.slots for tap in (slot.read, slot.write) if tap.kind == "hook")
@@ -144,23 +146,13 @@ def check_basis(model: Model, basis: Basis) -> None:
             f"{basis!r} reads or writes {missing[0]!r}, which is none of this model's {len(known)} hook "
             "points: make the basis of this model."
         )
+    n_layers = len({slot.layer for slot in basis.slots})
     if basis.transcoder is not None:
         check_fit(model, basis.transcoder)
         warn_of_another_model(model, basis.transcoder)
-    elif len({slot.layer for slot in basis.slots}) < model.cfg.n_layers and basis.slots and basis.slots[0].exact:
+    elif basis.slots[0].exact and n_layers < model.cfg.n_layers:
         raise FitError(
-            f"{basis!r} are of {len({slot.layer for slot in basis.slots})} layers, but the model has "
-            f"{model.cfg.n_layers}: make the basis of this model."
-        )
-
-
-def _warn_of_rounding(model: Model) -> None:
-    dtype = next(model.parameters()).dtype
-    if dtype in (torch.bfloat16, torch.float16):
-        warn_once(
-            f"The model is in {dtype}: what circuits measure is rounded to it, and small effects come out of order. "
-            "float32 (model.to(torch.float32)) is recommended.",
-            stacklevel=4,
+            f"{basis!r} are of {n_layers} layers, but the model has {model.cfg.n_layers}: make the basis of this model."
         )
 
 

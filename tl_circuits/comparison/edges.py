@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tl_circuits.comparison.curve import CircuitCurve, measured_curve, sizes_of
 from tl_circuits.comparison.parts import Parts
-from tl_circuits.comparison.passes import last_logits
+from tl_circuits.comparison.passes import last_logits, passing
 from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.sites import Model, Tap, installed
@@ -103,13 +103,8 @@ def edge_curve(
 
 def _outputs(parts: Parts, tokens: Int64[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos source d_model"]:
     """What every source adds to the residual stream in the model's own pass."""
-    seen: dict[Tap, Tensor] = {}
-
-    def keep(tap: Tap) -> Hook:
-        return lambda value: seen.__setitem__(tap, value.detach().clone())
-
-    with torch.no_grad(), installed(parts.model, {tap: keep(tap) for tap in (parts.start, *parts.heads, *parts.mlps)}):
-        last_logits(parts.model, tokens)
+    seen = passing(parts.model, tokens, (parts.start, *parts.heads, *parts.mlps))
+    with torch.no_grad():
         found = [seen[parts.start].unsqueeze(2)]
         for layer, (head, mlp) in enumerate(zip(parts.heads, parts.mlps, strict=True)):
             found += [parts.written(layer, seen[head]), seen[mlp].unsqueeze(2)]

@@ -9,7 +9,7 @@ error: of the corrupted run (primary), or kept.
     h_t = h_t(corrupted) + Σ over kept edges s → t of (A_ts · a_s / a_s(clean) − A_ts(corrupted))
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tl_circuits.attribution import Targets, attribute
 from tl_circuits.comparison.curve import CircuitCurve, told_apart, whole_numbers
+from tl_circuits.comparison.passes import passing
 from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
@@ -34,7 +35,7 @@ from tl_circuits.nodes import Kind
 from tl_circuits.progress import stage
 from tl_circuits.replacement import LocalReplacementModel, localize
 from tl_circuits.replacement.localize import decoded, replay
-from tl_circuits.sites import Model, Tap, installed
+from tl_circuits.sites import Model
 from tl_circuits.transcoder import BatchTopK, CrossLayerTranscoder, JumpReLU, TopK
 
 GraphErrors = Literal["corrupted", "kept"]
@@ -204,14 +205,9 @@ class _There:
     @classmethod
     def of(cls, local: LocalReplacementModel, task: Task) -> "_There":
         transcoder, sites = local.transcoder, local.sites.sites
-        seen: dict[Tap, Tensor] = {}
-
-        def keep(tap: Tap) -> Callable[[Tensor], None]:
-            return lambda value: seen.__setitem__(tap, value.detach()[0])
-
         taps = (local.sites.embed, *(tap for site in sites for tap in (site.read, site.write)))
-        with torch.no_grad(), installed(local.model, {tap: keep(tap) for tap in taps}):
-            local.model(task.corrupted)
+        seen = {tap: value[0] for tap, value in passing(local.model, task.corrupted, taps).items()}
+        with torch.no_grad():
             skips = [transcoder.skip(seen[site.read], site.layer) for site in sites]
             wrote = [
                 seen[site.write] if skip is None else seen[site.write] - skip

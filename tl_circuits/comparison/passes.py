@@ -7,7 +7,7 @@ is computed from what passes (`running`) or held at the patterns of the clean ru
 it).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -130,14 +130,20 @@ def held(
     """
     if attention == "running":
         return {}
+    patterns = passing(model, tokens, pattern_taps(model))
+    return {tap: lambda value, pattern=pattern: pattern.to(value) for tap, pattern in patterns.items()}
+
+
+def passing(model: Model, tokens: Int64[Tensor, "prompt pos"], taps: Iterable[Tap]) -> dict[Tap, Tensor]:
+    """What passes these taps in the model's own pass."""
     seen: dict[Tap, Tensor] = {}
 
     def keep(tap: Tap) -> Callable[[Tensor], None]:
         return lambda value: seen.__setitem__(tap, value.detach().clone())
 
-    with torch.no_grad(), installed(model, {tap: keep(tap) for tap in pattern_taps(model)}):
+    with torch.no_grad(), installed(model, {tap: keep(tap) for tap in taps}):
         last_logits(model, tokens)
-    return {tap: lambda value, pattern=pattern: pattern.to(value) for tap, pattern in seen.items()}
+    return seen
 
 
 def last_logits(model: Model, tokens: Int64[Tensor, "prompt pos"]) -> Float64[Tensor, "prompt d_vocab"]:

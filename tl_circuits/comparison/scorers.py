@@ -22,10 +22,10 @@ from torch import Tensor
 
 from tl_circuits.comparison.basis import Basis, check_basis
 from tl_circuits.comparison.influence import influence_scores
-from tl_circuits.comparison.passes import Attention, Recorded, Scores, held, last_logits, pushed, recorded
+from tl_circuits.comparison.passes import Attention, Recorded, Scores, held, passing, pushed, recorded
 from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
-from tl_circuits.sites import Model, Tap, embedding_tap, installed
+from tl_circuits.sites import Model, embedding_tap, installed
 
 Scorer = Literal["attribution-patching", "ig-inputs", "ig-activations", "ablation", "influence", "random"]
 
@@ -118,7 +118,7 @@ def _gradients(
 
 def _along_inputs(model: Model, basis: Basis, task: Task, mixed: Sequence[float]) -> list[Tensor]:
     tap = embedding_tap(model)
-    ends = [_embedded(model, tap, tokens) for tokens in (task.corrupted, task.clean)]
+    ends = [passing(model, tokens, [tap])[tap] for tokens in (task.corrupted, task.clean)]
     total: list[Tensor] = []
     for share in mixed:
         between = ends[0] + share * (ends[1] - ends[0])
@@ -126,13 +126,6 @@ def _along_inputs(model: Model, basis: Basis, task: Task, mixed: Sequence[float]
             found = _gradients(model, basis, task, task.clean, lambda _, units: units)
         total = found if not total else [before + now for before, now in zip(total, found, strict=True)]
     return [gradient / len(mixed) for gradient in total]
-
-
-def _embedded(model: Model, tap: Tap, tokens: Int64[Tensor, "prompt pos"]) -> Tensor:
-    seen: list[Tensor] = []
-    with torch.no_grad(), installed(model, {tap: lambda value: seen.append(value.detach().clone())}):
-        last_logits(model, tokens)
-    return seen[0]
 
 
 def _along_units(model: Model, basis: Basis, task: Task, clean: Recorded, corrupted: Recorded, steps: int) -> Scores:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.attribution.targets import token_id
+from tl_circuits.comparison.passes import last_logits
 from tl_circuits.errors import PromptError, SettingError, TargetError
 from tl_circuits.replacement.prompt import Prompt, check_tokens, tokenize
 from tl_circuits.sites import Model
@@ -98,15 +99,12 @@ class Task:
 
         Raises `PromptError` for numbers that there are not, and for none.
         """
-        numbers = range(len(self))
+        numbers, wanted = range(len(self)), [rows] if isinstance(rows, int) else rows
         try:
-            picked = torch.tensor(
-                list(numbers[rows])
-                if isinstance(rows, slice)
-                else [numbers[operator.index(row)] for row in ([rows] if isinstance(rows, int) else rows)]
-            )
+            found = numbers[wanted] if isinstance(wanted, slice) else [numbers[operator.index(row)] for row in wanted]
         except (TypeError, IndexError):
-            picked = torch.zeros(0)
+            found = []
+        picked = torch.tensor(list(found))
         if not len(picked):
             raise PromptError(
                 f"Task {self.name!r}: part({rows!r:.60}) of {len(self)} prompts: give numbers from 0 to "
@@ -136,7 +134,7 @@ def answers_right(model: Model, task: Task) -> Bool[Tensor, " prompt"]:
     """
     check_task(model, task)
     with torch.no_grad():
-        here, there = (task.measure(model(tokens)[:, -1].to(torch.float64)) for tokens in (task.clean, task.corrupted))
+        here, there = (task.measure(last_logits(model, tokens)) for tokens in (task.clean, task.corrupted))
     return (here > 0) & (there < (0 if task.contrast is None else here))
 
 

@@ -135,7 +135,11 @@ def check_fit(model: Model, transcoder: CrossLayerTranscoder) -> None:
 
 def warn_of_doubts(model: Model, transcoder: CrossLayerTranscoder) -> None:
     """Warns once of a model in 16 bits, and of a transcoder that was trained on another model."""
-    warn_of_low_precision(model)
+    warn_of_low_precision(
+        model,
+        "edges are computed in it and sum to their totals only to about 3e-3, and the graph records its conservation "
+        "error",
+    )
     warn_of_another_model(model, transcoder, stacklevel=4)
 
 
