@@ -242,10 +242,12 @@ def test_graphs_are_asked_with_the_errors_that_are_named(chain: Suite) -> None:
     assert kept["influence"]["faithful"] != corrupted["influence"]["faithful"]
 
 
-def test_what_graphs_say_is_what_they_say(chain: Suite) -> None:
-    clt, asked = measure.untrained(chain, 0), chain.tasks["pure chain"].part([0])
-    found = measure.of_graphs(chain, clt, asked, None)
-    local = tlc.localize(chain.model, clt, asked.clean[0], masked_positions=())
+def test_what_graphs_say_is_what_they_say() -> None:
+    model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
+    suite: Any = SimpleNamespace(model=model)
+    asked = task(model).part(0)
+    found = measure.of_graphs(suite, clt, asked, None)
+    local = tlc.localize(model, clt, asked.clean[0], masked_positions=())
     graph = tlc.attribute(local, tlc.Targets.tokens([int(asked.answer[0])]), progress=False)
     scores = graph.scores()
     assert found["replacement"] == [scores.replacement]
@@ -255,6 +257,7 @@ def test_what_graphs_say_is_what_they_say(chain: Suite) -> None:
     by_length = [float(reached[0]), *(float(b - a) for a, b in pairwise(reached))]
     mean = sum(n * share for n, share in enumerate(by_length, 1)) / sum(by_length)
     assert found["path length"] == [pytest.approx(mean)]
+    assert found["features at 0.95"] > found["features at 0.7"]
     for share in (0.95, 0.7):
         cut = graph.prune(nodes=share)
         assert found[f"features at {share}"] == [len(cut.nodes.features())]
