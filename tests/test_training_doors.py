@@ -208,11 +208,12 @@ def test_what_is_measured_is_bounded_however_large_a_step_is(monkeypatch: pytest
         taken.append(given[1])
         return draw(*given, **more)
 
-    draw = torch.randn
+    # Made first: a model is drawn by the function that is watched.
+    planned, draw = model(), torch.randn
     monkeypatch.setattr("tl_circuits.training.pace.BATCH", 64)
     monkeypatch.setattr("tl_circuits.training.pace.torch.randn", shape)
-    small = plan(model(), replace(SHORT, batch_tokens=64), 100, measure=True)
-    large = plan(model(), replace(SHORT, batch_tokens=64_000), 100, measure=True)
+    small = plan(planned, replace(SHORT, batch_tokens=64), 100, measure=True)
+    large = plan(planned, replace(SHORT, batch_tokens=64_000), 100, measure=True)
     assert set(taken) == {64}
     assert large.sparse_seconds > 20 * small.sparse_seconds
 
