@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def _off_at_first(decode: Any) -> Any:
 def test_a_dictionary_waits_for_the_weights_that_it_was_trained_on(tmp_path: Path) -> None:
     model = models.model_of("gpt2", "bridge")
     for processed in (False, True):
-        transcoder = models.transcoder(dtype=torch.float64)
+        transcoder = deepcopy(models.transcoder(dtype=torch.float64))  # the other is shared by all tests
         transcoder.processed_weights = processed
         folder = tmp_path / str(processed)
         tlc.save_transcoder(transcoder, folder)
