@@ -33,9 +33,10 @@ from torch import Tensor
 
 import tl_circuits as tlc
 from benchmarks.record import Record, add_options, say, settings
+from tl_circuits.hooks import installed
 from tl_circuits.intervention.passes import Attention
 from tl_circuits.nodes import Kind
-from tl_circuits.sites import Sites, installed
+from tl_circuits.sites import Sites
 from tl_circuits.zoo.world import RELATIONS, STATES, Prompt, fact, world
 
 QUESTION = (__doc__ or "").splitlines()[0]

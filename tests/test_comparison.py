@@ -19,7 +19,7 @@ from tl_circuits.comparison.curve import told_apart, whole_numbers
 from tl_circuits.comparison.passes import Recorded, recorded, through
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.errors import FitError, PromptError, SettingError
-from tl_circuits.sites import Tap, has_user_hooks
+from tl_circuits.hooks import Tap, has_user_hooks
 from tl_circuits.zoo import compiled
 
 CLEAN = torch.tensor([[1, 5, 9, 3, 7], [1, 6, 2, 3, 7], [1, 30, 9, 4, 7]])

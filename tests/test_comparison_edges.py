@@ -13,7 +13,7 @@ from tests.test_refusals import refusal
 from tl_circuits.comparison import Task, edge_curve, edge_scores
 from tl_circuits.comparison.edges import EdgeScores
 from tl_circuits.errors import FitError, SettingError
-from tl_circuits.sites import has_user_hooks
+from tl_circuits.hooks import has_user_hooks
 
 both = pytest.mark.parametrize("model_class", models.CLASSES)
 

@@ -15,6 +15,7 @@ import tl_circuits as tlc
 from tests import ladders, models
 from tests.test_benchmarks import script
 from tests.test_refusals import refusal
+from tl_circuits.hooks import has_user_hooks, installed
 from tl_circuits.intervention import HopCollapse, hop_collapse, write_shares
 from tl_circuits.intervention.ablation import Ablating, Held, Readout
 from tl_circuits.intervention.correlation import Interval, cosine, log_pearson, nmse, pearson, sign_agreement, spearman
@@ -24,7 +25,6 @@ from tl_circuits.intervention.prediction import Prediction, shuffled
 from tl_circuits.nodes import Feature, Kind
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import put_back
-from tl_circuits.sites import has_user_hooks, installed
 from tl_circuits.zoo import compiled
 
 N_POS = 5

@@ -10,9 +10,9 @@ import tl_circuits as tlc
 from tests import models
 from tests.test_laws import every_family
 from tests.test_refusals import refusal
+from tl_circuits.hooks import has_user_hooks
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement import LocalReplacementModel
-from tl_circuits.sites import has_user_hooks
 
 Do = tlc.Intervention
 PROMPT = torch.arange(9)

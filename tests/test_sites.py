@@ -10,7 +10,8 @@ from torch import Tensor
 import tl_circuits as tlc
 from tests import models
 from tests.test_works import state
-from tl_circuits.sites import Sites, Tap, has_user_hooks, installed
+from tl_circuits.hooks import Tap, has_user_hooks, installed
+from tl_circuits.sites import Sites
 
 TOKENS = torch.tensor([[1, 5, 9, 3, 7, 22]])
 

@@ -10,8 +10,8 @@ import torch
 import tl_circuits as tlc
 from tests import ladders, models
 from tests.test_refusals import refusal
+from tl_circuits.hooks import has_user_hooks
 from tl_circuits.intervention import Effect, PathVerdict
-from tl_circuits.sites import has_user_hooks
 from tl_circuits.zoo import compiled
 
 

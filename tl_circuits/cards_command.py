@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tl_circuits.features import FeatureCards
     from tl_circuits.features.chosen import Chosen
     from tl_circuits.features.operands import Operands
-    from tl_circuits.sites import Model
+    from tl_circuits.hooks import Model
     from tl_circuits.transcoder import CrossLayerTranscoder
 
 FIRST_LABELS = 8

@@ -15,7 +15,7 @@ from tl_circuits.options import AsJson
 from tl_circuits.terminal import Shown, say, show, working
 
 if TYPE_CHECKING:
-    from tl_circuits.sites import Model
+    from tl_circuits.hooks import Model
     from tl_circuits.training import TrainingSettings
     from tl_circuits.training.plan import TrainingPlan
     from tl_circuits.training.report import TrainingReport

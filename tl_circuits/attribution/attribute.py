@@ -20,13 +20,13 @@ from tl_circuits.attribution.planner import SWEEPS, Pace, Plan, check_batch, che
 from tl_circuits.attribution.targets import Target, Targets, Token, readouts, resolve, values
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph, Provenance
+from tl_circuits.hooks import Model
 from tl_circuits.nodes import Feature, Kind, lay_out
 from tl_circuits.progress import stage
 from tl_circuits.replacement import LocalReplacementModel, localize
 from tl_circuits.replacement.localize import check_unhooked_since
 from tl_circuits.replacement.prompt import Prompt
 from tl_circuits.replacement.sweep import Sweep
-from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 TargetsLike = Targets | Sequence[Token | Feature] | Token | Feature | Tensor | None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tl_circuits.attribution.targets import Targets
 from tl_circuits.harvest.identity import weights_of
-from tl_circuits.sites import Model, has_user_hooks
+from tl_circuits.hooks import Model, has_user_hooks
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 WHOLE = 2**20

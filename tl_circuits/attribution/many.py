@@ -26,10 +26,10 @@ from tl_circuits.errors import SettingError, TLCircuitsError, TLCircuitsWarning
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.graph.asked import file_name, flag
 from tl_circuits.graph.traced import Traced, TraceResults, add, alone, begin, graph_name, merge
+from tl_circuits.hooks import Model
 from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit
 from tl_circuits.replacement.prompt import Prompt, as_positions, tokenize
-from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 PATIENCE = 1800.0

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from tl_circuits.errors import FitError
+from tl_circuits.hooks import Model, Tap, installed
 from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_another_model
-from tl_circuits.sites import Model, Sites, Tap, head_taps, installed, neuron_taps, warn_of_low_precision
+from tl_circuits.sites import Sites, head_taps, neuron_taps, warn_of_low_precision
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 

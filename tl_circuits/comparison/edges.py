@@ -22,7 +22,7 @@ from tl_circuits.comparison.parts import Parts
 from tl_circuits.comparison.passes import last_logits, passing
 from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
-from tl_circuits.sites import Model, Tap, installed
+from tl_circuits.hooks import Model, Tap, installed
 
 EdgeScorer = Literal["eap", "eap-ig"]
 Hook = Callable[[Tensor], Tensor | None]

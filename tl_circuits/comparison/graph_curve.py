@@ -31,11 +31,11 @@ from tl_circuits.graph.influence import (
     node_influence,
     target_shares,
 )
+from tl_circuits.hooks import Model
 from tl_circuits.nodes import Kind
 from tl_circuits.progress import stage
 from tl_circuits.replacement import LocalReplacementModel, localize
 from tl_circuits.replacement.localize import decoded, replay
-from tl_circuits.sites import Model
 from tl_circuits.transcoder import BatchTopK, CrossLayerTranscoder, JumpReLU, TopK
 
 GraphErrors = Literal["corrupted", "kept"]

@@ -7,10 +7,10 @@ from torch import Tensor
 from tl_circuits.attribution import Targets, attribute
 from tl_circuits.comparison.passes import Scores
 from tl_circuits.comparison.task import Task
+from tl_circuits.hooks import Model
 from tl_circuits.nodes import Kind
 from tl_circuits.progress import stage
 from tl_circuits.replacement import localize
-from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_circuits.errors import FitError
-from tl_circuits.sites import Model, Tap, block_taps, embedding_tap, head_taps
+from tl_circuits.hooks import Model, Tap
+from tl_circuits.sites import block_taps, embedding_tap, head_taps
 
 
 @dataclass(frozen=True)

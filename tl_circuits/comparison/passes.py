@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from tl_circuits.comparison.basis import Basis, Slot
-from tl_circuits.sites import Model, Tap, installed, pattern_taps
+from tl_circuits.hooks import Model, Tap, installed
+from tl_circuits.sites import pattern_taps
 
 Errors = Literal["corrupted", "kept", "zero"]
 

@@ -5,6 +5,7 @@ corrupted one, with the sign turned: what keeping the unit is worth. Errors are 
 bases are scored on the model itself.
 
 - `attribution-patching`: the gradient on the clean run (Nanda 2023; EAP, Syed et al. 2023).
+- `relp`: the same, with the rules of relevance propagation for gradients (RelP, Jafari et al. 2025).
 - `ig-inputs`: the mean gradient on the way from the corrupted to the clean embeddings (EAP-IG, Hanna et al. 2024).
 - `ig-activations`: the mean gradient on the way between the two values of the units themselves, one slot at a time
   (Marks et al. 2024).
@@ -23,11 +24,13 @@ from torch import Tensor
 from tl_circuits.comparison.basis import Basis, check_basis
 from tl_circuits.comparison.influence import influence_scores
 from tl_circuits.comparison.passes import Attention, Recorded, Scores, held, passing, pushed, recorded
+from tl_circuits.comparison.relevance import relevance_rules
 from tl_circuits.comparison.task import Task, check_task
 from tl_circuits.errors import SettingError
-from tl_circuits.sites import Model, embedding_tap, installed
+from tl_circuits.hooks import Model, installed
+from tl_circuits.sites import embedding_tap
 
-Scorer = Literal["attribution-patching", "ig-inputs", "ig-activations", "ablation", "influence", "random"]
+Scorer = Literal["attribution-patching", "relp", "ig-inputs", "ig-activations", "ablation", "influence", "random"]
 
 MOST_ABLATED = 100_000
 """The most passes that ablation may take: beyond, gradients are what is feasible."""
@@ -75,6 +78,8 @@ def scores(
             return _ablated(model, basis, task, clean, corrupted)
         if scorer == "ig-activations":
             return _along_units(model, basis, task, clean, corrupted, steps)
+        if scorer == "relp":
+            return _by_relevance(model, basis, task, clean, corrupted)
         mixed = [1.0] if scorer == "attribution-patching" else _midpoints(steps)
         gradients = _along_inputs(model, basis, task, mixed)
         return tuple(map(_times, gradients, _differences(clean, corrupted)))
@@ -114,6 +119,12 @@ def _gradients(
         logits = pushed(model, basis, tokens.clone(), pushing)
         found = torch.autograd.grad(task.measure(logits).sum(), [pushes[n] for n in range(len(basis.slots))])
     return list(found)
+
+
+def _by_relevance(model: Model, basis: Basis, task: Task, clean: Recorded, corrupted: Recorded) -> Scores:
+    with installed(model, relevance_rules(model)):
+        found = _gradients(model, basis, task, task.clean, lambda _, units: units)
+    return tuple(map(_times, found, _differences(clean, corrupted)))
 
 
 def _along_inputs(model: Model, basis: Basis, task: Task, mixed: Sequence[float]) -> list[Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from tl_circuits.attribution.targets import token_id
 from tl_circuits.comparison.passes import last_logits
 from tl_circuits.errors import PromptError, SettingError, TargetError
+from tl_circuits.hooks import Model
 from tl_circuits.replacement.prompt import Prompt, check_tokens, tokenize
-from tl_circuits.sites import Model
 
 Pair = tuple[Prompt, Prompt, str | int, str | int]
 """A prompt, its counterfactual, and the answer to each."""

@@ -15,7 +15,7 @@ from tl_circuits.comparison.passes import Attention, Errors, Recorded, Scores, h
 from tl_circuits.comparison.scorers import Scorer, check_attention, scores
 from tl_circuits.comparison.task import Task, check_is_task, check_task
 from tl_circuits.errors import PromptError, SettingError
-from tl_circuits.sites import Model, installed
+from tl_circuits.hooks import Model, installed
 
 
 def circuit_curve(

@@ -23,9 +23,10 @@ from tl_circuits.features.operands import Operands
 from tl_circuits.features.stream import Data, can_be_read_again, length, passes
 from tl_circuits.features.tally import Tally
 from tl_circuits.graph.asked import positive, whole
+from tl_circuits.hooks import Model, Tap, run_to
 from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_doubts
-from tl_circuits.sites import Model, Sites, Tap, run_to
+from tl_circuits.sites import Sites
 from tl_circuits.transcoder import CrossLayerTranscoder, at_inference
 
 TOKENS_PER_PASS = 4096

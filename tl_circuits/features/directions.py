@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.features.encoders import CELLS
-from tl_circuits.sites import Model, Tap, installed
+from tl_circuits.hooks import Model, Tap, installed
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 POST_NORMED = "mlp.hook_out"

@@ -17,7 +17,7 @@ from tl_circuits.features.kept import NOBODY, Kept
 from tl_circuits.features.operands import Operands, operand_grids
 from tl_circuits.features.table import CardTable
 from tl_circuits.features.tally import Tally
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 

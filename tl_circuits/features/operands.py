@@ -10,7 +10,8 @@ from tl_circuits.errors import SettingError
 from tl_circuits.features.encoders import Encoder
 from tl_circuits.features.stream import passes
 from tl_circuits.graph.asked import whole
-from tl_circuits.sites import Model, Sites, run_to
+from tl_circuits.hooks import Model, run_to
+from tl_circuits.sites import Sites
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 TOKENS_PER_PASS = 4096

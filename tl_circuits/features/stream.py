@@ -12,7 +12,7 @@ from tl_circuits.errors import PromptError
 from tl_circuits.graph.asked import whole
 from tl_circuits.harvest import COLUMNS, kept_tokens
 from tl_circuits.harvest.prompts import warn_of_unknown_words
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 
 Data = Any
 """Token ids of shape (prompt, position); texts or lists of token ids, in a list or as they come; a `datasets.Dataset`,

@@ -26,8 +26,8 @@ from tl_circuits.errors import FileError, warn_once
 from tl_circuits.harvest.identity import identity_of
 from tl_circuits.harvest.pairs import Pairs, collect, passes
 from tl_circuits.harvest.prompts import Prompts
+from tl_circuits.hooks import Model
 from tl_circuits.progress import stage
-from tl_circuits.sites import Model
 
 CacheForm = Literal["float32", "int8"]
 SIDES = ("reads", "writes")

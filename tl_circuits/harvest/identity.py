@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from tl_circuits.sites import Model, has_user_hooks
+from tl_circuits.hooks import Model, has_user_hooks
 
 COMPUTED_BY = (
     "act_fn", "attn_scale", "attn_scores_soft_cap", "eps", "normalization_type", "parallel_attn_mlp",

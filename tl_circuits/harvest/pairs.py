@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError, PromptError
-from tl_circuits.sites import Model, Sites, Tap, run_to
+from tl_circuits.hooks import Model, Tap, run_to
+from tl_circuits.sites import Sites
 
 TOKENS_PER_PASS = 16_384
 # What one pass leaves of activations, at most, as far as a single prompt allows.

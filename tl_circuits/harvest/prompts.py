@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_circuits.errors import PromptError, warn_once
 from tl_circuits.graph.asked import whole
 from tl_circuits.harvest.identity import digest_of
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 
 COLUMNS = ("tokens", "input_ids", "text")
 # Rows that have both token ids and the text they are of, compared before anything runs.

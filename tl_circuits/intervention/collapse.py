@@ -14,6 +14,7 @@ from torch import Tensor
 from tl_circuits.errors import SettingError
 from tl_circuits.graph import AttributionGraph
 from tl_circuits.graph.views import NodeName, row_of
+from tl_circuits.hooks import installed
 from tl_circuits.intervention.ablation import Readout
 from tl_circuits.intervention.edits import Edits
 from tl_circuits.intervention.graph_of import check_same
@@ -22,7 +23,6 @@ from tl_circuits.intervention.passes import Way, run
 from tl_circuits.intervention.prediction import Prediction
 from tl_circuits.nodes import Feature, Intervention, Kind
 from tl_circuits.replacement import LocalReplacementModel
-from tl_circuits.sites import installed
 
 Features = Feature | str | Sequence[Feature | str]
 

@@ -19,13 +19,13 @@ from torch import Tensor
 from tl_circuits.attribution.prompts import many
 from tl_circuits.errors import PromptError, SettingError
 from tl_circuits.graph.asked import flag, number, whole
+from tl_circuits.hooks import Model, has_user_hooks
 from tl_circuits.intervention.bootstrap import Bootstrap, Estimate, Sums, ratio
 from tl_circuits.intervention.fidelity_passes import BATCH_NUMBERS, Batch, FidelityPasses
 from tl_circuits.intervention.fidelity_report import DENSITY_EDGES, Fidelity, FidelityReport, LayerFidelity, Measure
 from tl_circuits.progress import stage
 from tl_circuits.replacement.localize import check_fit, refuse_replaced, warn_of_another_model
 from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
-from tl_circuits.sites import Model, has_user_hooks
 from tl_circuits.transcoder import CrossLayerTranscoder, at_inference
 
 SAME = 1e-12

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError
+from tl_circuits.hooks import Model, Tap, installed, run_to
 from tl_circuits.replacement.localize import add_decoded
 from tl_circuits.replacement.pieces import working
-from tl_circuits.sites import Model, Sites, Tap, installed, run_to
+from tl_circuits.sites import Sites
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 BATCH_NUMBERS = 2**22

@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_circuits.hooks import Tap, installed
 from tl_circuits.intervention.correlation import cosine
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import put_back
-from tl_circuits.sites import Tap, installed
 
 
 def jacobian_cosines(

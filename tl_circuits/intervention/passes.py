@@ -21,11 +21,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tl_circuits.hooks import Tap, installed
 from tl_circuits.intervention.edits import Edits
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import decoded, put_back
 from tl_circuits.replacement.pieces import idle, working
-from tl_circuits.sites import Tap, installed
 
 Mode: TypeAlias = Literal["direct", "constrained", "iterative", "added"]
 Attention: TypeAlias = Literal["frozen", "free"]

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_circuits.hooks import Tap, installed
 from tl_circuits.intervention.correlation import cosine, nmse
 from tl_circuits.intervention.passes import batch_size
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement import LocalReplacementModel
 from tl_circuits.replacement.localize import decoded, put_back
 from tl_circuits.replacement.pieces import working
-from tl_circuits.sites import Tap, installed
 
 Taps: TypeAlias = dict[Tap, Callable[[Tensor], Tensor | None]]
 

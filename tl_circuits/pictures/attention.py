@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import whole
+from tl_circuits.hooks import Tap, installed
 from tl_circuits.pictures.canvas import INK, LINE, SOFT, drawn, plain
 from tl_circuits.replacement import LocalReplacementModel
-from tl_circuits.sites import Tap, installed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

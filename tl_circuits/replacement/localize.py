@@ -14,10 +14,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError, warn_once
+from tl_circuits.hooks import Model, Tap, has_user_hooks, run_to
 from tl_circuits.nodes import Feature
 from tl_circuits.replacement.pieces import Pieces, cut, idle, working
 from tl_circuits.replacement.prompt import Prompt, TokenizedPrompt, tokenize
-from tl_circuits.sites import Model, Sites, Tap, check_read_point, has_user_hooks, run_to, warn_of_low_precision
+from tl_circuits.sites import Sites, check_read_point, warn_of_low_precision
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 

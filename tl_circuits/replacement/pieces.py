@@ -17,7 +17,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.errors import FitError
-from tl_circuits.sites import Model, Sites, Tap, has_user_hooks, installed
+from tl_circuits.hooks import Model, Tap, has_user_hooks, installed
+from tl_circuits.sites import Sites
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 COTANGENTS = {"cpu": 1024, "cuda": 2**18}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_circuits.errors import PromptError, TLCircuitsWarning
 from tl_circuits.graph.asked import whole
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 
 Prompt: TypeAlias = str | Tensor | Sequence[Any]
 """Text, token ids (one prompt, in a tensor or a list), or chat messages (dictionaries of role and content)."""

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_circuits.hooks import Model, Tap, installed
 from tl_circuits.replacement.localize import check_fit, replaced, warn_of_doubts
-from tl_circuits.sites import Model, Sites, Tap, installed
+from tl_circuits.sites import Sites
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 import tl_circuits.training.losses as losses
 from tl_circuits.harvest import collect
+from tl_circuits.hooks import Model
 from tl_circuits.replacement import replace_mlps
-from tl_circuits.sites import Model
 from tl_circuits.training.codes import DenseCodes
 from tl_circuits.training.pairs import Normalisation, as_transcoder
 from tl_circuits.training.settings import TrainingSettings

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tl_circuits.harvest.pairs import tokens_of_pass
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.training.calibration import ENTRIES, TOKENS_OF_BIASES
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.source import held_tokens, sampled_tokens

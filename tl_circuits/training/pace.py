@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tl_circuits.harvest import collect
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.training.optimizer import Optimizer
 from tl_circuits.training.settings import TrainingSettings
 from tl_circuits.training.step import passed

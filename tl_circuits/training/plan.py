@@ -11,8 +11,8 @@ from typing import Any
 from tl_circuits.errors import FileError, FitError, SettingError
 from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
+from tl_circuits.hooks import Model
 from tl_circuits.machine import available_memory
-from tl_circuits.sites import Model
 from tl_circuits.training.needs import (
     Need,
     bytes_of_data,

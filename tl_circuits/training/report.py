@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tl_circuits.graph.asked import flag
 from tl_circuits.harvest import Prompts, collect
+from tl_circuits.hooks import Model
 from tl_circuits.intervention import FidelityReport, evaluate
-from tl_circuits.sites import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 TOKENS_OF_SHARES = 8192

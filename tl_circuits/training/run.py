@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tl_circuits.harvest import Pairs
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.training.calibration import set_initial_biases, with_thresholds
 from tl_circuits.training.checkpoint import Checkpoint, refuse_other_tensors
 from tl_circuits.training.codes import Backend

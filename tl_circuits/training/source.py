@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tl_circuits.harvest import ActivationCache, Block, Pairs, Prompts, blocks, collect
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.training.pairs import Normalisation
 from tl_circuits.training.settings import TrainingSettings
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from tl_circuits.errors import FitError, SettingError, warn_once
 from tl_circuits.graph.asked import file_name, number
 from tl_circuits.harvest import ActivationCache, Prompts, digest_of, identity_of
+from tl_circuits.hooks import Model
 from tl_circuits.progress import stage
-from tl_circuits.sites import Model
 from tl_circuits.training.checkpoint import Checkpoint
 from tl_circuits.training.folder import RunFolder, terminated
 from tl_circuits.training.loggers import check_loggers

@@ -2,7 +2,7 @@
 
 from tl_circuits.features import FeatureCards, Operands, feature_cards
 from tl_circuits.features.chosen import Chosen
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.zoo.firing import told
 from tl_circuits.zoo.world import World, world

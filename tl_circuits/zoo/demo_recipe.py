@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.training import TrainingSettings, train
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.transcoder.files import load_folder, save_transcoder

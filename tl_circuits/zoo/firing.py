@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tl_circuits.graph import AttributionGraph
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.training.pairs import collect, kept_tokens
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.zoo.tokenizer import encode

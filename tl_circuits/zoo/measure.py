@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from tl_circuits.hooks import Model
 from tl_circuits.replacement import replace_mlps
-from tl_circuits.sites import Model
 from tl_circuits.training.pairs import collect, kept_tokens
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.zoo.tokenizer import IGNORED, Asked, encode

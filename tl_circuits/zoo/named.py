@@ -8,7 +8,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from tl_circuits.errors import FileError, SettingError
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.transcoder.load import prepare
 from tl_circuits.zoo.atlas import atlas

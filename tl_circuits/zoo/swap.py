@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_circuits.sites import Model, Sites, installed
+from tl_circuits.hooks import Model, installed
+from tl_circuits.sites import Sites
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.zoo.world import STATES, Prompt, World, fact
 

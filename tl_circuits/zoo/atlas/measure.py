@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.zoo.atlas.behaviour import Question
 from tl_circuits.zoo.language_model import accuracy
 from tl_circuits.zoo.tokenizer import encode

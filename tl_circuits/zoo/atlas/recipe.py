@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from tl_circuits.harvest import kept_tokens
+from tl_circuits.hooks import Model, Tap, installed
 from tl_circuits.replacement import replace_mlps
 from tl_circuits.saelens import train_sae
-from tl_circuits.sites import Model, Tap, installed
 from tl_circuits.training import TrainingSettings, train
 from tl_circuits.transcoder.files import save_transcoder
 from tl_circuits.zoo.atlas.behaviour import Behaviour, Lesson

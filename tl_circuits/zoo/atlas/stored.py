@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from tl_circuits.comparison import Task
 from tl_circuits.errors import SettingError
 from tl_circuits.graph.asked import number
-from tl_circuits.sites import Model
+from tl_circuits.hooks import Model
 from tl_circuits.transcoder import CrossLayerTranscoder
 from tl_circuits.transcoder.files import load_folder
 from tl_circuits.zoo.atlas.behaviour import FAR, Question

@@ -1,0 +1,65 @@
+"""The rules of relevance propagation, by which RelP goes backward where attribution patching takes gradients.
+
+A pass under these rules computes what the model computes; only what a change is worth is told differently. A norm
+divides by a constant (LN-rule), an activation function multiplies its input by the constant act(x) / x (identity rule),
+and of a gate's product each factor is worth one half (half rule). With attention patterns held as well (AH-rule) all
+that is left is affine. Jafari et al. 2025, "RelP"; the rules are of Ali et al. 2022 and Arras et al. 2019.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tl_circuits.hooks import Model, Tap
+from tl_circuits.sites import activation_taps, gate_taps, scale_taps
+
+
+def relevance_rules(model: Model) -> Mapping[Tap, Callable[[Tensor], Tensor | None]]:
+    """What to install for a backward pass by these rules. Raises `FitError` where the model does not show its neurons.
+
+    A cap on logits, where there is one, keeps its own slope: no rule is given for it.
+    """
+    functions: dict[Tap, Callable[[Tensor], Tensor | None]] = dict.fromkeys(scale_taps(model), torch.detach)
+    gates = gate_taps(model)
+    for layer, (before, after) in enumerate(activation_taps(model)):
+        rule = _Rule()
+        functions |= {before: rule.read, after: rule.written}
+        if gates:
+            functions[gates[layer]] = rule.gated
+    return functions
+
+
+@dataclass(eq=False)
+class _Rule:
+    """One layer's neurons: what their activation function has read in this pass, and what it is multiplied with."""
+
+    passed: dict[str, Tensor] = field(default_factory=dict)
+
+    def read(self, value: Tensor) -> None:
+        self.passed = {"input": value}
+
+    def gated(self, value: Tensor) -> None:
+        self.passed["factor"] = value
+
+    def written(self, value: Tensor) -> Tensor | None:
+        entered, factor = self.passed["input"], self.passed.get("factor")
+        if not entered.requires_grad:
+            return None
+        if factor is None:
+            return value.detach() + _moved(entered) * _ratio(value.detach(), entered.detach())
+        # By its slope in the other factor: HookedTransformer adds b_in to the product, so a quotient would not do.
+        (activation,) = torch.autograd.grad(value.sum(), factor, retain_graph=True)
+        ratio = _ratio(activation, entered.detach()) * factor.detach()
+        return value.detach() + (_moved(factor) * activation + _moved(entered) * ratio) / 2
+
+
+def _moved(value: Tensor) -> Tensor:
+    """Zero, that moves as the value does."""
+    return value - value.detach()
+
+
+def _ratio(written: Tensor, entered: Tensor) -> Tensor:
+    # All activation functions give 0 for 0, which explains nothing.
+    return torch.where(entered == 0, 0, written / entered)
