@@ -56,7 +56,9 @@ def _affine_neurons(model: Any, cache: Any, layer: int) -> list[tuple[str, Any]]
 # A bridge says of each norm that its scale was changed, as these hooks do.
 @pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @every_family
-@pytest.mark.parametrize(("model_class", "attention"), [("hooked", "frozen"), ("hooked", "running"), ("bridge", "frozen")])
+@pytest.mark.parametrize(
+    ("model_class", "attention"), [("hooked", "frozen"), ("hooked", "running"), ("bridge", "frozen")]
+)
 def test_a_score_is_what_the_unit_moves_in_a_pass_that_was_made_affine(
     family: str, model_class: str, attention: Any
 ) -> None:
