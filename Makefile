@@ -30,8 +30,10 @@ check: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile=quick
+	@# Types are checked on one core while tests run on the other.
+	@$(BIN)/pyright --pythonpath $(BIN)/python & types=$$!; \
+	  $(BIN)/pytest -q -n 2 -m "not slow" --hypothesis-profile=quick; tests=$$?; \
+	  wait $$types && exit $$tests
 
 docs: .venv/.installed-dev
 	$(BIN)/zensical build --clean --strict

@@ -32,7 +32,8 @@ from tl_circuits.zoo.recipe import BelowTarget, Bound, Recipe, carry_out
 
 RECORD = json.loads((ATLAS / "figures.json").read_text(encoding="utf-8"))
 FIGURES = RECORD["figures"]
-NAMES = tuple(behaviours())
+RIGHT = "model: right, "
+NAMES = tuple(key.removeprefix(RIGHT) for key in FIGURES if key.startswith(RIGHT))
 TAUGHT = "21b7ded18dec4e1fd318f4b279da7ecccf2cc726eeb70359510e531ee1f726ba"
 """Of all lessons and questions with their answers, in order: other ones would give other weights."""
 
@@ -57,7 +58,11 @@ def asked(behaviour: Behaviour) -> set[str]:
     return {lesson.text for lesson in (*behaviour.lessons, *behaviour.trained)}
 
 
+@pytest.mark.slow
 class TestBehaviours:
+    def test_they_are_those_that_figures_are_of(self) -> None:
+        assert tuple(behaviours()) == NAMES
+
     @each
     def test_what_is_held_out_is_never_trained_on(self, name: str) -> None:
         behaviour = behaviours()[name]
@@ -123,7 +128,6 @@ class TestBehaviours:
         taught = [(lesson.text, lesson.answer) for b in behaviours().values() for lesson in (*b.lessons, *b.trained)]
         assert hashlib.sha256(repr(taught).encode()).hexdigest() == TAUGHT
 
-    @pytest.mark.slow
     def test_a_seed_gives_one_split_and_another_seed_another(self) -> None:
         for generate, made in zip(GENERATORS, behaviours().values(), strict=True):
             assert generate(random.Random(f"0 {generate.__name__}")) == made
@@ -197,6 +201,7 @@ class TestBehaviours:
             another(range(3), lambda item: item > 5, random.Random(0))
 
 
+@pytest.mark.slow
 class TestTokens:
     @each
     def test_every_text_is_known_words_and_comes_back_as_it_was(self, name: str) -> None:
@@ -232,11 +237,13 @@ class TestWhatShips:
         assert data
         assert sum(path.stat().st_size for path in data) < 20e6
 
+    @pytest.mark.slow
     def test_both_model_classes_are_the_same_function(self) -> None:
         bridge, hooked = shipped("bridge")[0], shipped("hooked")[0]
         tokens = task(bridge, "rhyme", count=20).clean
         torch.testing.assert_close(bridge(tokens), hooked(tokens), atol=1e-5, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_weights_come_in_single_precision(self) -> None:
         model, clt = shipped()
         assert {parameter.dtype for parameter in (*model.parameters(), *clt.parameters())} == {torch.float32}
@@ -258,6 +265,7 @@ class TestWhatShips:
         with pytest.raises(SettingError, match=r"'gpt2' is not a model class|'sae' does not ship with the atlas"):
             atlas(*given)
 
+    @pytest.mark.slow
     def test_a_task_is_questions_with_their_counterfactuals(self) -> None:
         model, _ = shipped()
         behaviour = behaviours()["opposite"]
@@ -271,6 +279,7 @@ class TestWhatShips:
         assert model.to_string(made.corrupted_answer[row]) == question.corrupted_answer
         assert len(task(model, "opposite", held_out=False, count=7)) == 7
 
+    @pytest.mark.slow
     @each
     def test_the_model_tells_prompts_from_their_counterfactuals(self, name: str) -> None:
         model, _ = shipped()
@@ -290,6 +299,7 @@ class TestWhatShips:
         curve = tlc.circuit_curve(model, basis, asked, "attribution-patching", sizes=[], progress=False)
         assert curve.faithfulness.tolist() == pytest.approx([0, 1], abs=1e-4)
 
+    @pytest.mark.slow
     def test_where_several_answers_are_right_a_task_contrasts_them_with_those_of_the_counterfactual(self) -> None:
         model, _ = shipped()
         greater = behaviours()["greater-than"]
@@ -324,6 +334,7 @@ class TestFigures:
         assert RECORD["bounds"] == {name: str(bound) for name, bound in atlas_recipe.BOUNDS.items()}
         assert all(bound.met(FIGURES[name]) for name, bound in atlas_recipe.BOUNDS.items())
 
+    @pytest.mark.slow
     @each
     def test_held_out_questions_are_answered(self, name: str) -> None:
         questions = some(behaviours()[name].held_out, 300)
@@ -371,6 +382,7 @@ class TestFigures:
 
 
 class TestGraphs:
+    @pytest.mark.slow
     @each
     def test_a_graph_conserves_and_leads_to_what_decides(self, name: str) -> None:
         model, clt = shipped()

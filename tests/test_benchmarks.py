@@ -381,6 +381,7 @@ def in_rounds(count: int, size: int) -> Iterator[torch.Tensor]:
     yield from torch.arange(count).split(size)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 400), st.integers(1, 50), st.data())
 def test_the_least_count_is_found_to_a_hundredth(n_features: int, size: int, data: st.DataObject) -> None:
     least = data.draw(st.integers(1, n_features))
@@ -394,6 +395,7 @@ def test_the_least_count_is_found_to_a_hundredth(n_features: int, size: int, dat
     assert least_count(in_rounds(n_features, size), n_features, lambda _: Likeness(0.9, 1.0), 0.95) is None
 
 
+@pytest.mark.slow
 @given(st.integers(1, 99))
 def test_the_least_coverage_is_found_to_a_hundredth(least: int) -> None:
     found = least_coverage(lambda coverage: Likeness(1.0, float(coverage >= least / 100)), 0.95)

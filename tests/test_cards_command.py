@@ -124,6 +124,7 @@ def test_a_shared_token_names_only_what_has_no_label(tmp_path: Path) -> None:
     assert load_cards(out).labels() == {(0, 1): "mine", (0, 2): '"Texas", 100% of the time'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

@@ -160,6 +160,7 @@ def test_a_row_whose_terms_cancel_is_not_blamed_for_its_rounding() -> None:
     assert graph.conservation_error < 1e-3
 
 
+@pytest.mark.slow
 @both
 def test_a_hook_of_the_users_that_needs_every_position_of_an_mlp_finds_them_in_every_pass(model_class: str) -> None:
     model, lengths = models.model_of("gpt2", model_class), []

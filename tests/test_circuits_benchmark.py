@@ -168,6 +168,7 @@ def readings(n_seeds: int = 3) -> tuple[list[tlc.CircuitCurve], Readings]:
     return curves, Readings.of([written(curve) for curve in curves])
 
 
+@pytest.mark.slow
 def test_of_one_dictionary_figures_are_the_curves() -> None:
     (curve,), found = readings(1)
     drawn = found.drawn(0, 0)
@@ -185,6 +186,7 @@ def test_of_one_dictionary_figures_are_the_curves() -> None:
     torch.testing.assert_close(drawn.recovered[0], curve.recovered, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_intervals_hold_their_figure_and_are_the_same_again() -> None:
     _, found = readings()
     one, other = (estimate(found.drawn(200, 3).cpr) for _ in range(2))
@@ -216,6 +218,7 @@ def test_a_reading_is_taken_once_by_the_same_code(tmp_path: Path, monkeypatch: p
     assert len(taken) == 2
 
 
+@pytest.mark.slow
 def test_what_is_asked_otherwise_is_asked_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.model_of("gpt2", "hooked")
     asked, basis = task(model), Basis.neurons(model)
@@ -234,6 +237,7 @@ def test_what_is_asked_otherwise_is_asked_so(monkeypatch: pytest.MonkeyPatch) ->
     assert one == written(there)
 
 
+@pytest.mark.slow
 def test_graphs_are_asked_with_the_errors_that_are_named(chain: Suite) -> None:
     exact, asked = measure.untrained(chain, 0), chain.tasks["pure chain"].part([0, 1])
     kept, corrupted = (
@@ -242,6 +246,7 @@ def test_graphs_are_asked_with_the_errors_that_are_named(chain: Suite) -> None:
     assert kept["influence"]["faithful"] != corrupted["influence"]["faithful"]
 
 
+@pytest.mark.slow
 def test_what_graphs_say_is_what_they_say() -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
     suite: Any = SimpleNamespace(model=model)
@@ -311,6 +316,7 @@ def test_fidelity_is_that_of_a_pass_without_errors(chain: Suite) -> None:
     assert neurons["bits of 32"] == pytest.approx(math.log2(math.comb(n_units, 32)))
 
 
+@pytest.mark.slow
 def test_what_graphs_mediate_is_weighed_by_the_effects_that_it_is_of(
     chain: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

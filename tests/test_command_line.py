@@ -268,6 +268,7 @@ def test_a_model_and_a_transcoder_in_folders(folders: tuple[str, str], tmp_path:
     assert found["outputs"][0]["probability"] == pytest.approx(float(top), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_plan_is_said_instead_of_a_graph(folders: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "x.graph"
     found = json.loads(trace(folders, "--plan", "--memory-budget", "1", "--out", str(out), "--json").stdout)

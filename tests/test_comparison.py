@@ -99,6 +99,7 @@ def test_to_look_at_units_changes_nothing(name: str, model_class: str) -> None:
     assert not has_user_hooks(model)
 
 
+@pytest.mark.slow
 @both
 @every_basis
 @pytest.mark.parametrize("errors", ["corrupted", "kept"])
@@ -136,6 +137,7 @@ def test_without_any_unit_every_mlp_writes_what_it_wrote_in_the_corrupted_run(na
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "errors"),
     [
@@ -198,6 +200,7 @@ def told_by_the_runs(basis: Basis) -> list[int]:
     return [2**power for power in range(n_units.bit_length()) if 2**power <= n_units]
 
 
+@pytest.mark.slow
 @every_basis
 def test_how_units_are_numbered_does_not_matter(name: str) -> None:
     model = models.model_of("gpt2", "hooked")
@@ -312,6 +315,7 @@ def test_integrated_along_a_units_own_values_the_gradients_are_the_whole_effect_
         torch.testing.assert_close(found[number].sum((1, 2)), effect, atol=5e-3, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_ablation_is_what_a_hook_does() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
@@ -330,6 +334,7 @@ def test_ablation_is_what_a_hook_does() -> None:
         torch.testing.assert_close(found[slot][:, *unit], expected.detach(), atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_influence_is_that_of_each_prompts_graph() -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
     asked = task(model)
@@ -354,6 +359,7 @@ def planted() -> tuple[compiled.Compiled, Task]:
     return made, Task("chain", torch.cat(tokens), torch.cat(tokens[::-1]), answers, answers.flip(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["ablation", "ig-activations", "ig-inputs"])
 def test_the_planted_chain_is_the_circuit(scorer: Any) -> None:
     made, asked = planted()
@@ -370,6 +376,7 @@ def test_the_planted_chain_is_the_circuit(scorer: Any) -> None:
     assert float(curve.accuracy[-1]) == 1
 
 
+@pytest.mark.slow
 def test_gradients_of_the_clean_run_alone_miss_what_goes_through_what_is_silent_there() -> None:
     # The other word's first feature acts through its second, which is below its threshold: the slope there is zero.
     made, asked = planted()
@@ -380,6 +387,7 @@ def test_gradients_of_the_clean_run_alone_miss_what_goes_through_what_is_silent_
     assert all(int(((one != 0) & (other != 0)).sum()) >= 2 for one, other in zip(guess, truth, strict=True))
 
 
+@pytest.mark.slow
 def test_a_wrong_circuit_is_worse_by_every_measure() -> None:
     made, asked = planted()
     basis = Basis.features(made.model, made.transcoder)
@@ -475,6 +483,7 @@ def test_prompts_that_are_no_pairs_are_refused(demo: Any) -> None:
         Task.of(model, [(*pair[:2], "Austin Denver", " Sacramento")])
 
 
+@pytest.mark.slow
 def test_units_drawn_at_random_are_those_that_differ_and_a_worse_circuit() -> None:
     made, asked = planted()
     basis = Basis.features(made.model, made.transcoder)
@@ -499,6 +508,7 @@ def test_answers_that_are_the_same_are_refused() -> None:
         Task("x", CLEAN, CORRUPTED, answers, answers)
 
 
+@pytest.mark.slow
 @both
 def test_frozen_attention_is_that_of_plain_hooks_while_scoring_and_while_measuring(model_class: str) -> None:
     model = models.model_of("gpt2", model_class)
@@ -533,6 +543,7 @@ def test_frozen_attention_is_that_of_plain_hooks_while_scoring_and_while_measuri
     assert not has_user_hooks(model)
 
 
+@pytest.mark.slow
 def test_a_circuit_found_on_other_prompts_is_that_of_their_mean_scores() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
@@ -553,6 +564,7 @@ def test_a_circuit_found_on_other_prompts_is_that_of_their_mean_scores() -> None
         circuit_curve(model, basis, here, mean, found_on=there)
 
 
+@pytest.mark.slow
 def test_divergence_is_what_torch_makes_of_it_and_its_share_runs_from_nothing_to_all() -> None:
     model = models.model_of("gpt2", "hooked")
     curve = circuit_curve(model, Basis.neurons(model), task(model), progress=False)
@@ -568,6 +580,7 @@ def test_divergence_is_what_torch_makes_of_it_and_its_share_runs_from_nothing_to
     assert (float(curve.recovered[0]), curve.to_dict()["recovered"][-1]) == (0, pytest.approx(1))
 
 
+@pytest.mark.slow
 def test_a_basis_of_another_model_is_refused_or_said() -> None:
     small = models.model_of("gpt2", "hooked")
     asked = task(small)
@@ -636,6 +649,7 @@ class _SAE:
         self.encode = self.decode = lambda value: value
 
 
+@pytest.mark.slow
 def test_without_the_corrupted_runs_errors_a_basis_has_an_empty_circuit_of_its_own_to_beat() -> None:
     model = models.model_of("gpt2", "hooked")
     with refusal(SettingError, "no circuit can be found", "basis's own: take errors='corrupted'"):

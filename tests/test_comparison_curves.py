@@ -36,6 +36,7 @@ def test_an_area_is_that_under_straight_lines_over_the_logarithm() -> None:
     assert float(mean_over_share(values, [0, 1, 7])) == pytest.approx((0.25 + 4.5) / 7)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-2, 2), min_size=3, max_size=3), st.integers(8, 10_000), st.integers(1, 20_000))
 def test_units_that_change_nothing_change_no_area(ends: list[float], n_units: int, to: int) -> None:
     values = torch.tensor([0.0, *ends, ends[-1]], dtype=torch.float64)
@@ -86,6 +87,7 @@ def test_areas_and_sizes_that_are_none_are_refused() -> None:
 # Circuits
 
 
+@pytest.mark.slow
 def test_the_units_of_a_circuit_are_those_of_the_largest_scores() -> None:
     model = models.model_of("gpt2", "hooked")
     basis, asked = basis_of("CLT", model), task(model)
@@ -107,6 +109,7 @@ def test_the_units_of_a_circuit_are_those_of_the_largest_scores() -> None:
     torch.testing.assert_close(again.faithful[1], by_size.faithful[1])
 
 
+@pytest.mark.slow
 def test_circuits_that_are_not_kept_are_refused() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
@@ -124,6 +127,7 @@ def test_circuits_that_are_not_kept_are_refused() -> None:
         of_edges.circuit(0, 1)
 
 
+@pytest.mark.slow
 def test_a_curve_says_how_it_was_asked() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)
@@ -141,6 +145,7 @@ def test_a_curve_says_how_it_was_asked() -> None:
 # Prompts that the model gets wrong
 
 
+@pytest.mark.slow
 def test_prompts_that_the_model_gets_wrong_are_said() -> None:
     model = models.model_of("gpt2", "hooked")
     asked = task(model)

@@ -58,6 +58,7 @@ def test_without_edges_and_errors_the_last_read_is_the_corrupted_runs_in_the_fro
     assert float((one.empty - one.whole).abs().min()) > 0.1
 
 
+@pytest.mark.slow
 def test_the_planted_edges_are_the_circuit() -> None:
     made, asked = planted()
     curve = graph_curve(made.model, made.transcoder, asked, sizes=[1, 2], errors="kept")
@@ -67,6 +68,7 @@ def test_the_planted_edges_are_the_circuit() -> None:
     assert curve.complete[1].tolist() == pytest.approx(curve.empty.tolist(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_graph_has_no_edges_for_what_is_silent_on_its_prompt() -> None:
     # The other word's chain, which says the other answer, is off on the prompt: to graphs it is error.
     made, asked = planted()
@@ -105,6 +107,7 @@ def test_a_graph_is_cut_to_so_many_features_and_edges() -> None:
         inspect.unwrap(pruned_to)(graph, edges=2.5)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_of_graphs_is_refused() -> None:
     model, clt = models.model_of("gpt2", "hooked"), models.transcoder()
     asked = task(model).part([0])

@@ -84,6 +84,7 @@ def test_a_circuit_is_longer_to_say_the_more_units_it_has_and_could_have() -> No
 # Hand-built dictionaries: the truth is found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["ablation", "ig-activations", "ig-inputs"])
 def test_the_planted_features_are_scored_above_all_others(scorer: Any) -> None:
     made, asked = planted()
@@ -101,6 +102,7 @@ def test_the_planted_features_are_scored_above_all_others(scorer: Any) -> None:
         assert turned < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("circuit", compiled.CIRCUITS, ids=lambda made: made.__name__)
 def test_the_planted_edges_are_those_of_the_graph(circuit: Callable[[], compiled.Compiled]) -> None:
     made = circuit()
@@ -119,6 +121,7 @@ def test_the_planted_edges_are_those_of_the_graph(circuit: Callable[[], compiled
         assert average_precision(weights, truth) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_chain_that_is_not_collapsed_has_collapse_0_and_one_that_is_has_1() -> None:
     made = compiled.chain_at_one_token()
     for prompt in made.prompts:

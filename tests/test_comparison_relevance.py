@@ -25,7 +25,7 @@ def affine(model: Any, tokens: Tensor, frozen: bool) -> list[tuple[str, Any]]:
     _, cache = model.run_with_cache(tokens)
     ends = ("hook_scale", "hook_pattern") if frozen else ("hook_scale",)
     constant = [name for name in cache if name.endswith(ends)]
-    hooks = [(name, lambda _, hook, held=cache[name]: held) for name in constant]
+    hooks = [(name, lambda *_, held=cache[name], **__: held) for name in constant]
     for layer in range(models.N_LAYERS):
         hooks += _affine_neurons(model, cache, layer)
     return hooks
@@ -43,9 +43,9 @@ def _affine_neurons(model: Any, cache: Any, layer: int) -> list[tuple[str, Any]]
     now: dict[str, Tensor] = {"factor": factor}
 
     def keep(name: str) -> Any:
-        return lambda value, hook: now.__setitem__(name, value.clone())
+        return lambda value, **_: now.__setitem__(name, value.clone())
 
-    def write(_: Tensor, hook: Any) -> Tensor:
+    def write(_value: Tensor, **_: Any) -> Tensor:
         moved = activation / read * (now["read"] - read) * factor
         return written + ((moved + activation * (now["factor"] - factor)) / 2 if gated else moved)
 
@@ -54,6 +54,7 @@ def _affine_neurons(model: Any, cache: Any, layer: int) -> list[tuple[str, Any]]
 
 
 # A bridge says of each norm that its scale was changed, as these hooks do.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @every_family
 @pytest.mark.parametrize(
@@ -82,14 +83,14 @@ def _check_against_affine(model: Any, attention: Any) -> None:
         for pos in (1, 4):
             unit = int(differs[:, pos].abs().sum(0).argmax())
 
-            def push(value: Tensor, hook: Any, way: float, at: Any = (layer, pos, unit), by: Any = differs) -> Tensor:
-                value[:, at[1], at[2]] += way * step * by[:, at[1], at[2]]
+            def push(value: Tensor, way: float, at: Any = (pos, unit), by: Tensor = differs) -> Tensor:
+                value[:, *at] += way * step * by[:, *at]
                 return value
 
             with torch.no_grad():
                 ends = []
                 for way in (-1, 1):
-                    pushed = [*hooks, (point, lambda value, hook, way=way, push=push: push(value, hook, way))]
+                    pushed = [*hooks, (point, lambda value, way=way, push=push, **_: push(value, way))]
                     with model.hooks(pushed):
                         ends.append(asked.measure(model(asked.clean)[:, -1]))
             moved = (ends[1] - ends[0]) / (2 * step)
@@ -124,6 +125,7 @@ def test_of_units_that_make_up_an_output_the_scores_are_the_outputs(name: str) -
         torch.testing.assert_close(found[last].sum(2), whole.sum(2), atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_without_norms_and_with_relus_it_is_attribution_patching() -> None:
     made, asked = planted()
     basis = Basis.features(made.model, made.transcoder)

@@ -62,6 +62,7 @@ def outline(found: FeatureCards) -> list[Any]:
 # Against everything at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["jumprelu", "topk"])
 def test_density_histogram_and_maximum_are_those_of_all_tokens(activation: str) -> None:
     whole = activations(models.transcoder(activation=activation))
@@ -84,6 +85,7 @@ def test_density_histogram_and_maximum_are_those_of_all_tokens(activation: str) 
         assert card.histogram.counts[-1] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["jumprelu", "topk"])
 def test_the_top_examples_are_the_highest_peaks_of_all_prompts(activation: str) -> None:
     whole = activations(models.transcoder(activation=activation))
@@ -154,6 +156,7 @@ def test_chosen_features_have_the_cards_that_they_have_among_all() -> None:
         assert outline(few) == outline(cards(activation).only(few))
 
 
+@pytest.mark.slow
 def test_contexts_say_where_features_are_active() -> None:
     whole, found = activations(models.transcoder()), cards()
     assert len(found.contexts.texts) == N_PROMPTS
@@ -178,6 +181,7 @@ def test_memory_is_what_the_plan_says_whatever_the_stream_s_length() -> None:
     assert sum(part.nbytes for part in held) == n * Tally.bytes_per_feature(12, 20, window)
 
 
+@pytest.mark.slow
 def test_a_pass_holds_no_more_for_a_longer_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
     finish = collect.finished
@@ -205,12 +209,14 @@ def test_every_kind_of_stream_gives_the_same_cards() -> None:
         assert outline(feature_cards(model(), models.transcoder(), data)) == expected
 
 
+@pytest.mark.slow
 def test_a_matrix_is_a_stream_of_its_rows() -> None:
     matrix = torch.randint(3, models.D_VOCAB, (9, 8), generator=torch.Generator().manual_seed(0))
     found = feature_cards(model(), models.transcoder(), matrix)
     assert outline(found) == outline(feature_cards(model(), models.transcoder(), matrix.tolist()))
 
 
+@pytest.mark.slow
 def test_activations_are_those_of_inference_and_the_mode_stays() -> None:
     transcoder = models.transcoder(activation="batchtopk")
     expected = outline(cards("batchtopk"))
@@ -280,6 +286,7 @@ def test_activations_that_are_not_finite_are_refused_with_the_layer() -> None:
         broken.b_enc[1].data[3] = 0
 
 
+@pytest.mark.slow
 def test_a_card_that_is_not_there_is_named() -> None:
     with pytest.raises(tlc.GraphError, match=r"no card of L9/3 among these 72, which are of layers \[0, 1, 2\]"):
         cards().card("L9/3@-1")
@@ -300,6 +307,7 @@ def test_a_norm_s_linear_part_is_what_the_norm_does_times_its_denominator(family
     assert torch.allclose(linear(of, "ln_final", vectors), expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_logits_and_embeddings_are_what_the_weights_say() -> None:
     transcoder = models.transcoder(read="hook_resid_mid")
     found = feature_cards(model(), transcoder, stream(), tokens=3)

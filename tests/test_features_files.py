@@ -159,6 +159,7 @@ def test_packed_files_are_read_as_the_public_reader_reads_them(tmp_path: Path) -
     assert json.loads(zlib.decompress(record[4 : 4 + size]))["index"] == 3
 
 
+@pytest.mark.slow
 def test_cards_and_contexts_of_one_s_own_come_back(tmp_path: Path) -> None:
     from tests.test_features import cards
 
@@ -182,6 +183,7 @@ def serve(hub: Hub, *, packed: bool, folder: str = "") -> FeatureCards:
     return cards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["", "sub"])
 def test_of_packed_cards_only_the_bytes_that_are_asked_for_are_fetched(hub: Hub, folder: str) -> None:
     cards = serve(hub, packed=True, folder=folder)
@@ -192,6 +194,7 @@ def test_of_packed_cards_only_the_bytes_that_are_asked_for_are_fetched(hub: Hub,
     assert not any("layer_0" in request.path for request in hub.requests if "/resolve/" in request.path)
 
 
+@pytest.mark.slow
 def test_a_release_s_name_stands_for_its_repository(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_ADDED", {})
     cards = serve(hub, packed=True, folder="sub")
@@ -211,11 +214,13 @@ def test_a_public_release_s_cards_are_looked_for_in_its_repository(hub: Hub) -> 
     assert set(load_cards("mntss-gemma-2-2b-2.5m-clt-as-per-layer")) == {(0, 3)}
 
 
+@pytest.mark.slow
 def test_a_name_that_is_none_is_refused_with_what_to_give() -> None:
     with pytest.raises(tlc.FileError, match=r"no file or folder 'no-such-release', and it is no repository org/name"):
         load_cards("no-such-release")
 
 
+@pytest.mark.slow
 def test_all_cards_of_a_repository_are_fetched_whole_and_then_need_no_hub(hub: Hub) -> None:
     cards = serve(hub, packed=True)
     assert dict(load_cards("org/clt")) == dict(cards)
@@ -223,6 +228,7 @@ def test_all_cards_of_a_repository_are_fetched_whole_and_then_need_no_hub(hub: H
         assert dict(load_cards("org/clt", features=[(0, 5)])) == {(0, 5): cards[0, 5]}
 
 
+@pytest.mark.slow
 def test_of_single_files_only_those_that_are_asked_for_are_fetched(hub: Hub) -> None:
     cards = serve(hub, packed=False)
     with pytest.warns(tlc.TLCircuitsWarning, match=r"no card of 1 of 2 features, such as L5/0: feature_cards"):
@@ -230,6 +236,7 @@ def test_of_single_files_only_those_that_are_asked_for_are_fetched(hub: Hub) -> 
     assert hub.downloaded() == [f"features/{cantor(0, 5)}.json"]
 
 
+@pytest.mark.slow
 def test_a_repository_without_cards_is_named(hub: Hub) -> None:
     (hub.repository("org/none") / "config.yaml").write_text("a: 1")
     with pytest.raises(tlc.FileError, match=r"No cards of 'org/none' were found. There is no"):
@@ -239,6 +246,7 @@ def test_a_repository_without_cards_is_named(hub: Hub) -> None:
         load_cards("org/clt", features=[(9, 9)])
 
 
+@pytest.mark.slow
 def test_a_hub_that_sends_other_bytes_is_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(hub, packed=True)
     hub.cut_after(10, None)

@@ -149,6 +149,7 @@ def test_examples_that_share_nothing_get_no_label() -> None:
     assert shared_tokens([]) is None
 
 
+@pytest.mark.slow
 def test_labels_go_onto_cards_and_graphs() -> None:
     found = random_cards().with_labels({(0, 3): "three", (9, 9): "nobody"})
     assert found.labels() == {(0, 3): "three"}

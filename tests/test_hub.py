@@ -49,6 +49,7 @@ def test_a_file_arrives_whole_and_is_asked_for_once(hub: Hub, name: str, tmp_pat
     assert [request.method for request in hub.requests] == ["HEAD", "GET"]
 
 
+@pytest.mark.slow
 def test_a_snapshot_has_the_files_that_match(hub: Hub, name: str) -> None:
     folder = Path(snapshot_download(name, allow_patterns=["sub/*"]))
     assert folder.name == hub.commit(name)

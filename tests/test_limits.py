@@ -91,6 +91,7 @@ def test_a_full_graph_that_does_not_fit_is_refused_with_the_numbers() -> None:
     assert 0 < refused < 5
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_the_full_graph_takes_and_whether_it_fits() -> None:
     here = local()
     planned = plan(here, memory_budget=10**7)
@@ -157,6 +158,7 @@ def test_a_graph_that_explains_nothing_yet_has_a_coverage_of_zero(seed: int) -> 
     assert 0 <= expansion.coverage() < 1e-14
 
 
+@pytest.mark.slow
 def test_prefixes_are_cut_for_no_more_rows_than_there_are_features(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, of = [], Sweep.of
 

@@ -233,6 +233,7 @@ def out_of_memory() -> BaseException:
     return caught.value
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize("error", [out_of_memory, MemoryError, lambda: torch.OutOfMemoryError("CUDA out of memory")])
 def test_a_prompt_that_takes_too_much_memory_does_not_stop_the_rest(
@@ -299,12 +300,14 @@ def test_what_is_done_is_not_traced_again_and_prompts_may_follow(demo: Demo, tmp
     assert len(tlc.TraceResults.load(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_memory_and_progress_may_change(demo: Demo, tmp_path: Path, calls: list[Any]) -> None:
     tlc.trace_many(*demo, PROMPTS[:1], tmp_path)
     tlc.trace_many(*demo, PROMPTS[:1], tmp_path, memory_budget=10**9, progress=False)
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -399,6 +402,7 @@ def test_overwriting_traces_all_anew_and_removes_what_was_written_alone(
     assert {path.name for path in tmp_path.iterdir()} == {INDEX, "0000-36-59.graph", "notes.txt", "mine.graph"}
 
 
+@pytest.mark.slow
 def test_an_index_that_was_broken_off_in_the_middle_of_a_line_goes_on(
     demo: Demo, tmp_path: Path, calls: list[Any]
 ) -> None:
@@ -413,6 +417,7 @@ def test_an_index_that_was_broken_off_in_the_middle_of_a_line_goes_on(
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda _: b"", lambda whole: b"\xff" + whole[1:]])
 def test_a_graph_that_was_damaged_is_traced_anew(
     demo: Demo, tmp_path: Path, calls: list[Any], damage: Callable[[bytes], bytes]
@@ -429,6 +434,7 @@ def test_a_graph_that_was_damaged_is_traced_anew(
 # What is refused
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_call_fills_is_refused_until_that_ends(
     demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +462,7 @@ def of(entry: dict[str, Any]) -> str:
     return json.dumps(Traced(0, "36+59=", "0000-36-59.graph").to_dict() | entry) + "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize(
     "line",

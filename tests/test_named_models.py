@@ -222,6 +222,7 @@ def test_messages_that_the_chat_template_refuses_are_refused_with_its_reason(
         tokenize(model_of("gemma-3", model_class), twice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "is_tuned"),
     [

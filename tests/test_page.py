@@ -209,6 +209,7 @@ def test_the_live_page_of_the_documentation_has_this_viewer() -> None:
     assert viewer()[1] in page, fresh
 
 
+@pytest.mark.slow
 def test_interventions_and_a_difference_are_recorded() -> None:
     local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(4), ())
     graph = tlc.attribute(local)

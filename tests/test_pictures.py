@@ -74,6 +74,7 @@ def test_attention_is_the_model_s_own_from_one_token(family: str, kind: Any) -> 
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
 
 
+@pytest.mark.slow
 def test_an_attention_plot_has_a_row_for_each_head(pyplot: Any, tmp_path: Path) -> None:
     local = tlc.localize(models.model_of("gpt2", "hooked"), models.transcoder(), torch.arange(5), ())
     axes = tlc.plot_attention(local, path=tmp_path / "heads.png", pos=3, layers=[2, 0])
@@ -134,6 +135,7 @@ def test_a_plot_names_the_most_influential_features_and_no_formulas() -> None:
     assert not any("\n" in text.get_text() for text in axes.texts)
 
 
+@pytest.mark.slow
 def test_plots_draw_on_the_axes_they_are_given_and_write_the_file_they_are_named(pyplot: Any, tmp_path: Path) -> None:
     graph = random_graph(3)
     _, axes = pyplot.subplots()
@@ -364,6 +366,7 @@ def test_curves_stand_by_size_with_completeness_dotted_below_the_line_of_the_mod
     assert not pyplot.get_fignums()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pyplot")
 def test_the_legend_stands_outside_of_the_axes_and_within_the_picture() -> None:
     axes: Any = tlc.plot_curves([curve_of("_x", scorer=f"a scorer of some name, number {n}") for n in range(12)])

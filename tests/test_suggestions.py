@@ -15,6 +15,7 @@ from tl_circuits.graph.suggest import GRID, linked, origins
 from tl_circuits.nodes import Feature, Kind, lay_out
 
 
+@pytest.mark.slow
 @given(recipes)
 @settings(max_examples=30)
 def test_origins_are_the_signed_shares_of_all_paths(recipe: Recipe) -> None:

@@ -118,6 +118,7 @@ def test_tokens_weigh_their_probability_unless_weights_are_given() -> None:
     assert torch.equal(target_rows(given_weights), target_rows(by_default))
 
 
+@pytest.mark.slow
 @both
 def test_a_direction_reads_its_projection(model_class: str) -> None:
     vector = torch.linspace(-1, 1, models.D_MODEL)

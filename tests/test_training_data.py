@@ -81,6 +81,7 @@ def test_what_is_left_over_of_a_long_text_is_no_sequence(with_words: Any, monkey
     assert Prompts.of(with_words, ["abcde"], context=4).tokens.tolist() == [[3, 4, 5, 6]]
 
 
+@pytest.mark.slow
 def test_a_stream_is_read_as_far_as_the_run_needs_and_no_further() -> None:
     from datasets import IterableDataset
 
@@ -162,6 +163,7 @@ def test_a_cache_gives_the_pairs_of_any_prompts(whole: tuple[ActivationCache, Pa
     assert torch.equal(torch.tensor(rows)[found.prompt], everything.prompt[at])
 
 
+@pytest.mark.slow
 def test_a_run_from_a_cache_is_the_run_without_one(tmp_path: Path) -> None:
     for told, bound in ((SHORT, 0.0), (replace(SHORT, buffer_tokens=64), 1e-4)):
         plain = train(model(), tokens(), told)
@@ -171,6 +173,7 @@ def test_a_run_from_a_cache_is_the_run_without_one(tmp_path: Path) -> None:
         assert close(plain, found[0], bound)
 
 
+@pytest.mark.slow
 def test_a_block_is_let_go_before_the_next_is_harvested_and_the_sample_holds_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -201,6 +204,7 @@ def test_more_tokens_than_can_be_drawn_from_at_once_come_in_blocks(monkeypatch: 
     assert found.batch(0).reads.shape == (3, 32, 16)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_cache_are_read_ahead_by_one_thread_that_ends_with_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +222,7 @@ def test_blocks_of_a_cache_are_read_ahead_by_one_thread_that_ends_with_the_run(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("activations")]
 
 
+@pytest.mark.slow
 def test_eight_bits_are_off_by_half_a_step_at_most_and_take_a_quarter(tmp_path: Path) -> None:
     exact, found = (cached(tmp_path / form, form=form).pairs(torch.arange(24)) for form in ("float32", "int8"))
     for a, b in ((exact.reads, found.reads), (exact.writes, found.writes)):
@@ -248,6 +253,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
     return first
 
 
+@pytest.mark.slow
 def test_a_harvest_that_was_broken_off_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Prompts 4 to 7 have nothing to harvest.
     harvested = counted(monkeypatch, stop_at=16)
@@ -262,6 +268,7 @@ def test_a_harvest_that_was_broken_off_goes_on_where_it_was(tmp_path: Path, monk
     )
 
 
+@pytest.mark.slow
 def test_processes_harvest_a_shard_each_in_turn_and_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +288,7 @@ def test_processes_harvest_a_shard_each_in_turn_and_wait_for_each_other(
     assert len(whole.pairs(torch.arange(24)).prompt) == prompts().n_kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["bit", "cut", "gone", "said"])
 def test_a_torn_shard_is_told_and_harvested_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     before = cached(tmp_path).pairs(torch.arange(24))
@@ -303,6 +311,7 @@ def test_a_torn_shard_is_told_and_harvested_again(tmp_path: Path, monkeypatch: p
     assert shard.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_shards_before_and_says_what_was_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -324,6 +333,7 @@ def test_a_full_disk_keeps_the_shards_before_and_says_what_was_needed(
     assert harvested == [8, 12, 16, 20]
 
 
+@pytest.mark.slow
 def test_a_cache_of_something_else_is_refused_with_what_differs(tmp_path: Path) -> None:
     cached(tmp_path)
     with pytest.raises(FileError, match=r"holds activations with fingerprint=\d+, and fingerprint=\d+ is needed: name"):
@@ -360,6 +370,7 @@ def test_one_changed_neuron_and_a_hook_that_is_left_make_another_model(tmp_path:
     cached(tmp_path, own=own)
 
 
+@pytest.mark.slow
 def test_shards_without_their_record_are_not_taken_for_another_models(tmp_path: Path, monkeypatch: Any) -> None:
     cached(tmp_path, own=bridge("pythia", torch.float32))
     (tmp_path / "cache.json").unlink()
@@ -370,6 +381,7 @@ def test_shards_without_their_record_are_not_taken_for_another_models(tmp_path: 
     assert torch.equal(found.writes, collect(model(), prompts().tokens, prompts().kept, READ, WRITE).writes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda x: x[:3], lambda x: x[:, :, :1], lambda x: x.double()])
 def test_a_shard_of_another_shape_is_harvested_again_whatever_its_digest(tmp_path: Path, change: Any) -> None:
     cached(tmp_path)
@@ -384,6 +396,7 @@ def test_a_shard_of_another_shape_is_harvested_again_whatever_its_digest(tmp_pat
     assert shard.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_swept_away_and_what_another_writes_is_not(tmp_path: Path) -> None:
     cached(tmp_path)
     old, new = (tmp_path / f"shard-00000-of-00006.safetensors.{pid}.part" for pid in (1, 2))

@@ -201,6 +201,7 @@ def test_the_units_of_a_plan_follow_its_size() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_bounded_however_large_a_step_is(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
@@ -259,6 +260,7 @@ def test_a_place_where_no_files_may_be_made_is_told_as_such() -> None:
 # Folders of runs
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_model_or_of_other_weights_or_marks_is_refused(tmp_path: Path) -> None:
     told, scored = replace(SHORT, steps=2), torch.ones(24, 8, dtype=torch.bool)
     train(model(), tokens(), told, folder=tmp_path)
@@ -271,6 +273,7 @@ def test_a_folder_of_another_model_or_of_other_weights_or_marks_is_refused(tmp_p
             train(model(), tokens(), told, folder=tmp_path, **cast(Any, {name: given}))
 
 
+@pytest.mark.slow
 def test_what_a_run_was_told_stays_where_the_disk_is_full_as_it_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +315,7 @@ OTHER_TENSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", OTHER_TENSORS)
 def test_a_checkpoint_of_other_tensors_is_refused_by_name(tmp_path: Path, case: str) -> None:
     told, (name, tensor, says) = replace(SHORT, steps=2), OTHER_TENSORS[case]
@@ -327,6 +331,7 @@ def test_a_checkpoint_of_other_tensors_is_refused_by_name(tmp_path: Path, case: 
         train(model(), tokens(), replace(told, finetune_steps=1, finetune_prompts=2), folder=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"files": {}}, {"files": None}, {"state": None}, {"state": {"backend": "other"}}, {"step": 1}],
@@ -343,6 +348,7 @@ def test_a_checkpoint_that_says_something_else_is_passed_over_and_the_run_begins
         assert same(whole, train(model(), tokens(), told, folder=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_second_process_is_not_let_into_the_folder_of_one_that_trains(tmp_path: Path) -> None:
     first = RunFolder.of(tmp_path, Shards())
     first.claim(SHORT, {})
@@ -353,6 +359,7 @@ def test_a_second_process_is_not_let_into_the_folder_of_one_that_trains(tmp_path
     train(model(), tokens(), replace(SHORT, steps=1), folder=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_worse_than_the_mean_is_told() -> None:
     _SAID.clear()
     with pytest.warns(TLCircuitsWarning, match=r"an FVU of \S+ in layer \d, worse than 1.*smaller lr"):
@@ -367,6 +374,7 @@ def test_a_gradient_that_is_not_finite_is_no_checkpoint(tmp_path: Path, monkeypa
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_taken_up_says_from_where_and_one_that_ended_says_so(tmp_path: Path, capsys: Any) -> None:
     train(model(), tokens(), SHORT, folder=tmp_path)
     assert capsys.readouterr().err == ""
@@ -376,6 +384,7 @@ def test_a_run_that_is_taken_up_says_from_where_and_one_that_ended_says_so(tmp_p
     assert "already finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_log_has_the_last_step_too(tmp_path: Path) -> None:
     train(model(), tokens(), SHORT, folder=tmp_path)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
@@ -436,6 +445,7 @@ def test_shards_of_one_process_are_told() -> None:
     assert Shards.of_world(1).n_shards == Shards.of_world().n_shards == 1
 
 
+@pytest.mark.slow
 def test_a_report_prints_as_a_table_and_says_whether_its_prompts_were_trained_on() -> None:
     clt = train(model(), tokens(), replace(SHORT, steps=2))
     reports = [tlc.training_report(model(), clt, tokens(4), trained_on=seen) for seen in (False, True)]
@@ -449,6 +459,7 @@ def test_a_report_prints_as_a_table_and_says_whether_its_prompts_were_trained_on
 # Progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [True, False, None])
 def test_bars_are_shown_as_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], progress: bool | None

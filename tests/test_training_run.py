@@ -74,6 +74,7 @@ def stops(monkeypatch: pytest.MonkeyPatch) -> Any:
 # Architectures and activations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "activation"),
     [
@@ -94,6 +95,7 @@ def test_backends_train_to_the_same_weights(changes: dict[str, Any], activation:
     assert dense.span == (told.span or N_LAYERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["dense", "sparse"])
 def test_updates_inside_the_backward_pass_are_those_after_it_bit_for_bit_where_nothing_is_clipped(
     backend: Any, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +107,7 @@ def test_updates_inside_the_backward_pass_are_those_after_it_bit_for_bit_where_n
     assert same(one, other)
 
 
+@pytest.mark.slow
 def test_what_is_clipped_by_the_norm_of_the_step_before_trains_to_as_good_a_fit(tmp_path: Path) -> None:
     told, fvu = replace(SHORT, steps=40), {}
     for low in (False, True):
@@ -114,6 +117,7 @@ def test_what_is_clipped_by_the_norm_of_the_step_before_trains_to_as_good_a_fit(
     assert fvu[True] == pytest.approx(fvu[False], rel=0.1)
 
 
+@pytest.mark.slow
 def test_tied_decoders_stay_tied() -> None:
     by_source = train(model(), tokens(), replace(SHORT, tied="source"))
     scale = by_source.W_dec[0][:, 1].norm() / by_source.W_dec[0][:, 0].norm()
@@ -127,6 +131,7 @@ def test_initial_biases_switch_on_as_many_features_as_asked_for() -> None:
     assert on == pytest.approx([5.0] * N_LAYERS, abs=0.6)
 
 
+@pytest.mark.slow
 def test_batch_topk_becomes_a_jump_relu_of_the_same_l0_in_every_layer() -> None:
     found = train(model(), tokens(), replace(SHORT, activation="batch_topk", k=4, steps=40))
     pairs = collect(model(), tokens(), torch.ones(24, 8, dtype=torch.bool), found.read, found.write)
@@ -246,6 +251,7 @@ def test_nan_is_told_with_its_layer_and_prompts() -> None:
 # Checkpoints
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_by_the_backend_that_is_asked_for_then(tmp_path: Path, stops: Any) -> None:
     stops(5)
     with pytest.raises(Stopped):
@@ -281,6 +287,7 @@ def test_a_run_broken_off_anywhere_ends_with_the_weights_of_one_that_was_not(
     assert same(whole, train(model(), tokens(), told, folder=tmp_path, checkpoint_every=2))
 
 
+@pytest.mark.slow
 def test_the_log_has_every_tenth_step_once_even_where_steps_were_taken_twice(tmp_path: Path, stops: Any) -> None:
     told = replace(SHORT, steps=34)
     stops(25)
@@ -294,6 +301,7 @@ def test_the_log_has_every_tenth_step_once_even_where_steps_were_taken_twice(tmp
     assert lines[-1]["tokens"] == 34 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["tensors", "cut", "json", "gone"])
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, damage: str) -> None:
     from tl_circuits.errors import _SAID
@@ -319,6 +327,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, dam
     assert found.step == 4
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     train(model(), tokens(), replace(SHORT, steps=2), folder=tmp_path)
     with pytest.raises(FileError, match=r"lr=0\.003, and lr=0\.001 was given"):
@@ -466,6 +475,7 @@ def test_presets_are_the_recipes_they_are_named_after() -> None:
     assert dunefsky.steps == 2
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_parameters_that_training_has() -> None:
     for told in (SHORT, replace(SHORT, tied="source", skip=True), replace(SHORT, cross_layer=False)):
         found = train(model(), tokens(), replace(told, steps=1))
@@ -500,6 +510,7 @@ def test_what_does_not_fit_on_the_disk_is_refused_before_anything_starts(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_is_on_the_disk_already_and_a_quarter_for_eight_bits(tmp_path: Path) -> None:
     train(model(), tokens(), SHORT, folder=tmp_path / "run", cache=tmp_path / "kept")
     checkpoints, activations = plan(model(), SHORT, 192, folder=tmp_path / "run", cache=tmp_path / "kept").disks
@@ -513,6 +524,7 @@ def test_a_plan_counts_what_is_on_the_disk_already_and_a_quarter_for_eight_bits(
     assert (whole, quarter) == (2 * 192 * 3 * 16 * 4, 2 * 192 * 3 * (16 + 4))
 
 
+@pytest.mark.slow
 def test_a_plan_that_measures_grows_with_layers_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tl_circuits.training.pace._products", lambda: 1e9)
     told = replace(SHORT, features=256, batch_tokens=256)

@@ -58,6 +58,7 @@ def loss_and_gradients(weights: Weights, x, y, rule: Rule, costs: Costs, backend
     return loss.detach(), dict(zip(names, zeros, strict=True)), through
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     shape=SHAPES, rule=st.sampled_from(RULES), costs=COSTS, seed=st.integers(0, 999), dtype=st.sampled_from([64, 32])
@@ -77,6 +78,7 @@ def test_dense_and_sparse_steps_lose_the_same_and_have_the_same_gradients(shape,
         assert one.density() == pytest.approx(other.density())
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(shape=SHAPES, rule=st.sampled_from(RULES), seed=st.integers(0, 99), backend=st.sampled_from(["dense", "sparse"]))
 def test_products_in_bfloat16_lose_and_pull_alike_up_to_its_eight_bits(shape, rule, seed, backend) -> None:
@@ -109,6 +111,7 @@ def norms_of(rows: torch.Tensor, per: str) -> torch.Tensor:
     return torch.cat([along.norm(dim=1, keepdim=True), beside], dim=1)
 
 
+@pytest.mark.slow
 @given(shape=SHAPES, costs=COSTS, seed=st.integers(0, 99))
 @settings(max_examples=20)
 def test_a_step_is_the_plain_formula_through_ordinary_autograd(shape, costs, seed) -> None:
@@ -226,6 +229,7 @@ class Alive(TorchDispatchMode):
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["dense", "sparse"])
 @pytest.mark.parametrize("rule", [RULES[0], RULES[1]], ids=["jump_relu", "topk"])
 @pytest.mark.parametrize("changes", [{}, {"tied": "source"}, {"span": 1}], ids=["untied", "tied", "per layer"])

@@ -79,6 +79,7 @@ class TestWorld:
         assert "Dal|las" in of["Texas"].cities
         assert "Oak|land" in of["California"].cities
 
+    @pytest.mark.slow
     def test_what_is_held_out_is_never_trained_on_but_both_its_hops_are(self) -> None:
         split = world(seed=3)
         trained = {prompt.text for prompt in split.trained}
@@ -142,6 +143,7 @@ class TestWhatShips:
         suffixes = {path.suffix for path in ASSETS.rglob("*") if path.is_file()}
         assert suffixes <= {".safetensors", ".json", ".yaml"}
 
+    @pytest.mark.slow
     def test_both_model_classes_are_the_same_function(self) -> None:
         bridge, hooked = shipped("bridge")[0], shipped("hooked")[0]
         assert isinstance(bridge, TransformerBridge)
@@ -256,6 +258,7 @@ class TestBuild:
 class TestDallas:
     """The circuit of the Biology paper's first example, found by the graph on the demo."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("transcoder", ["clt", "plt"])
     def test_texas_features_stand_upstream_of_austin_features(self, transcoder: str) -> None:
         model, weights = shipped(transcoder=transcoder)
