@@ -27,12 +27,15 @@ from benchmarks.circuits.suites import Suite
 from benchmarks.circuits.tiers import TIERS, Tier
 from benchmarks.record import Machine, Record, add_options, say, settings
 from tl_circuits.comparison import Basis, Task
+from tl_circuits.comparison.scorers import Scorer
 
 QUESTION = "Which units give the smaller and the truer circuit?"
 ERRORS = ("corrupted", "kept", "zero")
-SCORERS = ("attribution-patching", "ig-inputs", "ig-activations", "influence", "random")
+SCORERS: tuple[Scorer, ...] = ("attribution-patching", "relp", "ig-inputs", "ig-activations", "influence", "random")
 OF_ERRORS = ("CLT", "PLT", "skip PLT", "SAE")
 OF_SCORERS = ("CLT", "PLT", "SAE", "neurons")
+OF_GRADIENTS = (("CLT", "neurons"), SCORERS[:4])
+"""On the model of sentences, which has nine tasks: these units by these scorers."""
 OF_GRAPHS = ("CLT", "PLT", "skip PLT")
 FEW = 12
 """Prompts on which scorers are compared, since influence takes a graph for each."""
@@ -95,14 +98,11 @@ def _of_basis(
         yield reading("frozen", lambda: measure.with_attention_frozen(suite, basis, task))
         if len(task) > 1:
             yield reading("one circuit", lambda: measure.of_one_circuit(suite, basis, task))
+    for scorer in _scorers(suite, basis):
+        how = (suite, basis, task.part(slice(0, FEW)), scorer, ("corrupted",), seed)
+        yield reading(f"scorer {scorer}", lambda how=how: measure.curves(*how))
     if not _is_thorough(suite):
         return
-    few = task.part(slice(0, FEW))
-    if basis.name in OF_SCORERS and suite.planted is None:
-        for scorer in SCORERS:
-            if scorer != "influence" or basis.transcoder is not None:
-                how = (suite, basis, few, scorer, ("corrupted",), seed)
-                yield reading(f"scorer {scorer}", lambda how=how: measure.curves(*how))
     if basis.name in OF_GRAPHS and basis.transcoder is not None:
         clt, graphs = basis.transcoder, task.part(slice(0, tier.n_graphs))
         yield reading("graphs", lambda: measure.of_graphs(suite, clt, graphs, _steps_of(suite)))
@@ -112,6 +112,15 @@ def _of_basis(
             yield reading("graph edges kept", lambda: measure.graph_edges(*few, "kept", control=not seed))
         if suite.name == "demo" and basis.name != "skip PLT":
             yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, PUSHED))))
+
+
+def _scorers(suite: Suite, basis: Basis) -> tuple[Scorer, ...]:
+    """The scorers that are compared by the circuits that they find."""
+    if suite.planted is not None or basis.name not in OF_SCORERS:
+        return ()
+    if not _is_thorough(suite):
+        return OF_GRADIENTS[1] if basis.name in OF_GRADIENTS[0] else ()
+    return SCORERS if basis.transcoder is not None else tuple(s for s in SCORERS if s != "influence")
 
 
 def _shipped(suite: Suite) -> list[Basis]:
@@ -124,7 +133,7 @@ def _shipped(suite: Suite) -> list[Basis]:
 
 
 def _is_thorough(suite: Suite) -> bool:
-    """Whether errors, scorers and graphs are compared too: on the demo and on compiled models."""
+    """Whether errors, all scorers and graphs are compared too: on the demo and on compiled models."""
     return suite.name != "sentences"
 
 
