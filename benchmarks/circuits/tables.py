@@ -173,17 +173,20 @@ SMALLEST = 64
 
 
 def graph_edges(result: Result) -> str:
-    """Curves of the graphs' edges."""
+    """Curves of the graphs' edges, by influence, and the area of an order drawn at random."""
     rows = []
+    named = ("cpr", "F(64)", "F(256)", "F(1024)", "F(all)")
     for figures in result["figures"].values():
-        for key, of in figures.get("graph edges", {}).items():
+        found = figures.get("graph edges", {})
+        for key, of in found.items():
             task, basis, how, order = key.split(" | ")
-            if of["edges"]["value"] <= SMALLEST:
+            if order != "influence" or of["edges"]["value"] <= SMALLEST:
                 continue
-            named = ("edges", "cpr", "F(64)", "F(256)", "F(1024)", "F(all)")
-            cells = [f"{of[n]['value']:,.0f}" if n == "edges" else _interval(of[n]) for n in named]
-            rows.append((task, basis, how, order, *cells))
-    return _table(("task", "units", "errors", "order", "edges", "area", "F(64)", "F(256)", "F(1024)", "F(all)"), rows)
+            cells = [_interval(of[name]) for name in named]
+            at_random = _interval(found.get(f"{task} | {basis} | {how} | random", {}).get("cpr", {}))
+            rows.append((task, basis, how, f"{of['edges']['value']:,.0f}", cells[0], at_random, *cells[1:]))
+    titles = ("task", "units", "errors", "edges", "area", "at random", "F(64)", "F(256)", "F(1024)", "F(all)")
+    return _table(titles, rows)
 
 
 def planted(result: Result) -> str:
