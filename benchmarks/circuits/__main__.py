@@ -14,6 +14,7 @@ broken off goes on from them.
 import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _of_basis(
         yield reading("graphs", lambda: measure.of_graphs(suite, clt, graphs, _steps_of(suite)))
         if basis.name != "skip PLT":
             for key, errors in OF_EDGES:
-                yield reading(key, lambda how=errors: _graph_edges(suite, clt, graphs, how, seed))
+                yield reading(key, partial(_graph_edges, suite, clt, graphs, errors, seed))
         if suite.name == "demo" and basis.name != "skip PLT":
             yield reading("faithful", lambda: measure.faithful(suite, clt, task.part(slice(0, PUSHED))))
 
