@@ -103,6 +103,21 @@ def test_with_error_terms_the_logits_are_the_models_own(family: str, model_class
 
 
 @both
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("ignore:The model is in torch")
+def test_a_model_in_16_bits_stays_in_them(model_class: str, dtype: torch.dtype) -> None:
+    model, transcoder = models.model_of("gpt2", model_class, dtype), models.transcoder(skip=True)
+    plain = model(TOKENS)
+    with tlc.replace_mlps(model, transcoder):
+        said = model(TOKENS)
+    assert said.dtype == dtype
+    assert bool(said.isfinite().all())
+    assert not torch.allclose(said, plain)
+    with tlc.replace_mlps(model, transcoder, error_terms=True):
+        torch.testing.assert_close(model(TOKENS), plain)
+
+
+@both
 @every_family
 @pytest.mark.parametrize("write", ["hook_mlp_out", "mlp.hook_out"])
 def test_the_features_of_the_last_pass_are_cached_by_name(family: str, model_class: str, write: str) -> None:

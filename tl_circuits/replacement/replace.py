@@ -129,8 +129,9 @@ class _Replacement:
             recons = recons if skip is None else recons + skip
             error = (wrote - recons).detach()
             self._cache.record(layer, acts_post=self._activations[layer], recons=recons, error=error)
+            # A bridge's norms are in float32 whatever its dtype, and so is what is made of what they write.
             if self._error_terms:
-                return recons + error
-            return recons if self._kept is None else torch.where(self._kept, wrote, recons)
+                return (recons + error).to(wrote.dtype)
+            return (recons if self._kept is None else torch.where(self._kept, wrote, recons)).to(wrote.dtype)
 
         return decode

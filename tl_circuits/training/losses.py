@@ -86,5 +86,6 @@ def revival_of_silent(
 
 def divergence(logits: Float[Tensor, "*batch d_vocab"], replaced: Float[Tensor, "*batch d_vocab"]) -> Float[Tensor, ""]:
     """E KL(model ‖ replacement model) over next tokens, in nats."""
-    log_p, log_q = logits.log_softmax(-1), replaced.log_softmax(-1)
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    log_p, log_q = logits.to(exact).log_softmax(-1), replaced.to(exact).log_softmax(-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
