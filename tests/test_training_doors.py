@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +36,42 @@ def with_words(monkeypatch: pytest.MonkeyPatch) -> Any:
     return own
 
 
+# What the caller has set
+
+
+TWO = replace(SHORT, steps=2, finetune_steps=1, finetune_prompts=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_are_off_where_it_is_called_from_are_on_in_training(off: Any) -> None:
+    with off():
+        there = train(model(), tokens(), TWO)
+        assert plan(model(), SHORT, 100, measure=True).sparse_seconds > 0
+    assert same(there, train(model(), tokens(), TWO))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_are_in_float32_whatever_the_default_is(dtype: torch.dtype, tmp_path: Path) -> None:
+    given, default = tokens(), torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        there = train(model(), given, TWO, folder=tmp_path / "run", cache=tmp_path / "cache")
+    finally:
+        torch.set_default_dtype(default)
+    assert same(there, train(model(), given, TWO))
+    assert same(there, train(model(), given, TWO, folder=tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("ignore:The model is in torch")
+def test_a_model_in_16_bits_is_trained_on_and_fine_tuned_in_float32(dtype: torch.dtype) -> None:
+    found = train(bridge("gpt2", dtype), tokens(), TWO)
+    assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in found.parameters())
+
+
 # Data
 
 
@@ -57,6 +94,24 @@ def test_splits_of_a_dataset_are_refused_with_the_first() -> None:
 def test_a_row_that_is_no_prompt_is_told_with_its_number(with_words: Any) -> None:
     with pytest.raises(PromptError, match="Row 2, None, is no prompt"):
         Prompts.of(with_words, ["abc", "d", None])
+
+
+@pytest.mark.parametrize("ids", [None, 3, [[3, 4]]], ids=repr)
+def test_rows_whose_ids_are_none_are_told_beside_a_text_too(with_words: Any, ids: Any) -> None:
+    with pytest.raises(PromptError, match=r"Row 0, .*, is no prompt to train on"):
+        Prompts.of(with_words, iter([{"input_ids": ids, "text": "abc"}]))
+
+
+def test_half_a_character_is_told_with_its_row(with_words: Any) -> None:
+    says = r"Row 1 holds '\\ud800' at place 2, which is half a character .*decode the text anew"
+    for data in (["abc", "ab\ud800"], iter([{"input_ids": [3, 4], "text": text} for text in ("ab", "ab\ud800")])):
+        with pytest.raises(PromptError, match=says):
+            Prompts.of(with_words, data)
+
+
+def test_an_array_of_no_dimensions_is_no_training_data(with_words: Any) -> None:
+    with pytest.raises(PromptError, match=r"ndarray array\(5\) is no training data: give a list of texts"):
+        Prompts.of(with_words, np.array(5))
 
 
 def test_words_that_the_tokenizer_does_not_know_are_told_with_their_share(

@@ -92,7 +92,7 @@ class ActivationCache:
         offsets = first[rows] - (lengths.cumsum(0) - lengths)
         token = torch.arange(int(lengths.sum())) + offsets.repeat_interleave(lengths)
         prompt = torch.arange(len(rows)).repeat_interleave(lengths)
-        reads, writes = (torch.empty(self.n_layers, len(token), self.d_model) for _ in SIDES)
+        reads, writes = (torch.empty(self.n_layers, len(token), self.d_model, dtype=torch.float32) for _ in SIDES)
         shard_of = torch.searchsorted(bounds, token, right=True) - 1
         for shard in shard_of.unique().tolist():
             where = (shard_of == shard).nonzero()[:, 0]
@@ -219,7 +219,7 @@ class ActivationCache:
 def _harvested(model: Model, prompts: Prompts, part: slice, read: str, write: str) -> Pairs:
     tokens, kept = prompts.tokens[part], prompts.kept[part]
     if not bool(kept.any()):
-        nothing = torch.empty(model.cfg.n_layers, 0, model.cfg.d_model)
+        nothing = torch.empty(model.cfg.n_layers, 0, model.cfg.d_model, dtype=torch.float32)
         return Pairs(nothing, nothing, torch.empty(0, dtype=torch.int64))
     return collect(model, tokens, kept, read, write, torch.arange(part.start, part.stop))
 

@@ -166,7 +166,8 @@ def _items(model: Model, data: Any) -> Iterable[Any]:
             f"A {type(data).__name__} with columns {', '.join(f'{name!r:.40}' for name in table)} is "
             "no training data: give datasets.Dataset.from_pandas(data), or one column of texts as a list."
         )
-    if isinstance(data, str | bytes | Mapping) or not hasattr(data, "__iter__"):
+    # An array of no dimensions has an iterator in name only.
+    if isinstance(data, str | bytes | Mapping) or not hasattr(data, "__iter__") or getattr(data, "shape", None) == ():
         raise PromptError(
             f"{type(data).__name__} {data!r:.60} is no training data: give a list of texts, token ids of shape "
             "(prompt, position), or a dataset of the package datasets, streamed or not."
@@ -215,9 +216,9 @@ def _rows(model: Model, item: Any, number: int, context: int) -> Iterator[list[i
             raise PromptError(f"The model has no tokenizer for the text {item!r:.40}: give token ids.")
         bos = getattr(tokenizer, "bos_token_id", None)
         head = [] if bos is None else [bos]
-        ids = tokenizer.encode(item, add_special_tokens=False)
+        ids = tokenizer.encode(_unicode(item, number), add_special_tokens=False)
     else:
-        ids = item.tolist() if hasattr(item, "tolist") else item
+        ids = _listed(item)
         if not isinstance(ids, list | tuple) or any(whole(token) is None for token in ids):
             raise PromptError(
                 f"Row {number}, {item!r:.60}, is no prompt to train on: give texts, or lists of token ids."
@@ -231,6 +232,21 @@ def _rows(model: Model, item: Any, number: int, context: int) -> Iterator[list[i
         # What is left over of a long text is no sequence of its own.
         if not first or len(row) > 1:
             yield row
+
+
+def _unicode(text: str, number: int) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"Row {number} holds {text[error.start]!r} at place {error.start}, which is half a character and no text: "
+            "leave it out, or decode the text anew with the right encoding."
+        ) from error
+    return text
+
+
+def _listed(item: Any) -> Any:
+    return item.tolist() if hasattr(item, "tolist") else item
 
 
 def _side_by_side(rows: list[list[int]], tokenizer: Any) -> tuple[Tensor, Tensor]:
@@ -264,9 +280,12 @@ def _refuse_other_tokenizer(model: Model, rows: Sequence[Mapping[str, Any]]) -> 
         return
     special = set(getattr(tokenizer, "all_special_ids", ()))
     same, most = 0, 0
-    for row in rows:
-        own = tokenizer.encode(row["text"], add_special_tokens=False)
-        ids = row[name].tolist() if hasattr(row[name], "tolist") else row[name]
+    for number, row in enumerate(rows):
+        ids = _listed(row[name])
+        # Words are told by what they are not; what else is no prompt is refused with its number where prompts are made.
+        if not isinstance(ids, list | tuple) or any(whole(i) is None and not isinstance(i, str) for i in ids):
+            return
+        own = tokenizer.encode(_unicode(row["text"], number), add_special_tokens=False)
         given = [token for token in ids if token not in special]
         same += (Counter(own) & Counter(given)).total()
         most += min(len(own), len(given))

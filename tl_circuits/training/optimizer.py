@@ -33,7 +33,7 @@ class Optimizer:
         if low_memory:
             for (name, parameter), adam in zip(self._parameters.items(), self._adams, strict=True):
                 # Made between gradients that come and go, moments would leave holes in memory that hold none of them.
-                adam.state[parameter] = {"step": torch.zeros((), device=parameter.device), **_moments_of(parameter)}
+                adam.state[parameter] = {"step": parameter.new_zeros(()), **_moments_of(parameter)}
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._updating(name, adam)))
 
     def set_lr(self, lr: float) -> None:

@@ -39,7 +39,8 @@ def pace_of(model: Model, settings: TrainingSettings, n_features: int, l0: int) 
     d_model = model.cfg.d_model
     measured = max(l0 + 1, min(n_features, MEASURED // d_model))
     # One layer costs layer + pair; two, the first of which writes both, 2 layer + 3 pair.
-    one, two = (_sparse_step(settings, n, d_model, measured, l0) for n in (1, 2))
+    with torch.inference_mode(False), torch.enable_grad():
+        one, two = (_sparse_step(settings, n, d_model, measured, l0) for n in (1, 2))
     pair = min(max(0.0, two - 2 * one), one)
     wider = n_features / measured * max(1.0, settings.batch_tokens / BATCH)
     return Pace((one - pair) * wider, pair * wider, _token(model, settings), _products())
@@ -53,7 +54,7 @@ def _sparse_step(settings: TrainingSettings, n_layers: int, d_model: int, n_feat
         _switch_on(weights, threshold or 0.0, l0)
     weights.require_grad(True)
     n_tokens = min(settings.batch_tokens, BATCH)
-    x, y = (torch.randn(n_layers, n_tokens, d_model, generator=draw) for _ in range(2))
+    x, y = (torch.randn(n_layers, n_tokens, d_model, generator=draw, dtype=torch.float32) for _ in range(2))
     optimizer = Optimizer(weights, low_memory=settings.low_memory)
     optimizer.set_lr(0.0)
 
@@ -83,7 +84,7 @@ def _token(model: Model, settings: TrainingSettings) -> float:
 
 
 def _products() -> float:
-    a = torch.ones(1024, 1024)
+    a = torch.ones(1024, 1024, dtype=torch.float32)
     return 2 * 1024**3 / _fastest(lambda: torch.mm(a, a))
 
 

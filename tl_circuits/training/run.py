@@ -87,7 +87,7 @@ class Run:
         if settings.initial_l0 is not None:
             share = settings.initial_l0 / settings.features
             set_initial_biases(weights, units.normalise(source.sample).reads, share)
-        silent = torch.zeros(n_layers, len(weights["b_enc.0"]), device=device)
+        silent = torch.zeros(n_layers, len(weights["b_enc.0"]), dtype=torch.float32, device=device)
         chosen = "dense" if settings.backend == "auto" else settings.backend
         return cls(model, data, source, settings, shards, units, weights, silent, backend=chosen)
 

@@ -86,7 +86,8 @@ def train(
     names = check_loggers(loggers, folder)
     _refuse_what_does_not_fit(model, settings, read, place, folder, cache)
     held = None if folder is None else RunFolder.of(folder, place)
-    with ExitStack() as ending:
+    # Notebooks switch gradients off for good, and so may whoever calls.
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as ending:
         at = None if held is None else _claimed(held, ending, model, prompts, settings, names)
         kept = None if cache is None else _cached(model, prompts.prompts, settings, cache, place, progress)
         origin = ending.enter_context(closing(source(model, prompts, settings, kept)))

@@ -131,18 +131,19 @@ def initial(shape: Architecture, threshold: float | None, draw: torch.Generator,
     Decoders start at zero, so that a feature first learns what helps and is charged for it only then. `shard` are the
     features to have: the rows are those that a single process would have drawn.
     """
+    exact = torch.float32
     parameters: dict[str, Tensor] = {}
     for layer in range(shape.n_layers):
-        rows = torch.rand(shape.features, shape.d_model, generator=draw)[shard]
+        rows = torch.rand(shape.features, shape.d_model, generator=draw, dtype=exact)[shard]
         parameters[f"W_enc.{layer}"] = (2 * rows - 1) / shape.d_model**0.5
-        parameters[f"b_enc.{layer}"] = torch.zeros(len(rows))
+        parameters[f"b_enc.{layer}"] = torch.zeros(len(rows), dtype=exact)
         if threshold is not None:
-            parameters[f"threshold.{layer}"] = torch.full((len(rows),), threshold)
+            parameters[f"threshold.{layer}"] = torch.full((len(rows),), threshold, dtype=exact)
     n_rows = len(parameters["b_enc.0"])
     for pair in shape.pairs:
-        parameters.setdefault(shape.table(*pair), torch.zeros(n_rows, shape.d_model))
-    parameters["b_dec"] = torch.zeros(shape.n_layers, shape.d_model)
+        parameters.setdefault(shape.table(*pair), torch.zeros(n_rows, shape.d_model, dtype=exact))
+    parameters["b_dec"] = torch.zeros(shape.n_layers, shape.d_model, dtype=exact)
     if shape.skip:
         for layer in range(shape.n_layers):
-            parameters[f"W_skip.{layer}"] = torch.zeros(shape.d_model, shape.d_model)
+            parameters[f"W_skip.{layer}"] = torch.zeros(shape.d_model, shape.d_model, dtype=exact)
     return Weights(shape, parameters)
