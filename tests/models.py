@@ -98,6 +98,10 @@ def _hf_config(family: str) -> Any:
             return transformers.Gemma3TextConfig(**shared, sliding_window=4, query_pre_attn_scalar=8)
         case "qwen3":
             return transformers.Qwen3Config(**shared)
+        case "mixtral":
+            return transformers.MixtralConfig(**shared, num_local_experts=2, num_experts_per_tok=1)
+        case "granite":
+            return transformers.GraniteConfig(**{k: v for k, v in shared.items() if k != "head_dim"})
     raise ValueError(family)
 
 

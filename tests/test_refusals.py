@@ -13,6 +13,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 import tl_circuits as tlc
 from tests import models
 from tl_circuits.errors import _SAID
+from tl_circuits.sites import activation_taps
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 TOKENS = torch.arange(6)
@@ -201,6 +202,23 @@ def test_split_attention_inputs_on_a_bridge(flag: str) -> None:
             tlc.localize(model, models.transcoder(), TOKENS)
     finally:
         setattr(model.cfg, flag, False)
+
+
+@pytest.mark.slow
+def test_a_bridge_that_scales_what_its_mlps_write() -> None:
+    model = models.bridge("granite", torch.float32)
+    with refusal(tlc.FitError, "multiply .* by 1.0", "writes 'mlp.hook_out'"):
+        tlc.localize(model, models.transcoder(), TOKENS)
+    graph = tlc.attribute(tlc.localize(model, models.transcoder(write="mlp.hook_out"), TOKENS))
+    assert graph.conservation_error < 1e-5
+
+
+@pytest.mark.slow
+def test_neurons_of_a_mixture_of_experts_on_a_bridge() -> None:
+    model = models.bridge("mixtral", torch.float32)
+    for neurons in (tlc.Basis.neurons, activation_taps):
+        with refusal(tlc.FitError, "layer 0 is a mixture of experts", "'blocks.0.mlp.hook_post'", "Basis.blocks"):
+            neurons(model)
 
 
 @pytest.mark.slow

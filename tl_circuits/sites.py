@@ -64,9 +64,10 @@ class Sites:
 
         Raises `FitError` for models that cannot be traced (attention only, patterns not exposed, split q/k/v inputs on
         a bridge, SAEs attached, active dropout, a dtype in the config that is not the parameters') and for points that
-        a model lacks.
+        a model lacks or that cut gradients.
         """
         _refuse_untraceable(model)
+        _refuse_scaled(model, write)
         n_layers = model.cfg.n_layers
         points = _hook_points(model)
         learned_positions = model.cfg.positional_embedding_type == "standard"
@@ -82,7 +83,9 @@ class Sites:
 
 def neuron_taps(model: Model) -> tuple[Tap, ...]:
     """Where each MLP's neurons pass, after their activation. Raises `FitError` where the model does not show them."""
-    return block_taps(model, "mlp.hook_post", "MLP neurons")
+    taps = block_taps(model, "mlp.hook_post", "MLP neurons")
+    _refuse_experts(model, taps)
+    return taps
 
 
 def head_taps(model: Model) -> tuple[Tap, ...]:
@@ -94,7 +97,9 @@ def activation_taps(model: Model) -> tuple[tuple[Tap, Tap], ...]:
     """What each MLP's activation function reads and gives. Raises `FitError` where the model does not show them."""
     with_norm = str(getattr(model.cfg, "act_fn", "")).endswith("_ln")
     ends = ("mlp.hook_pre", "mlp.hook_mid" if with_norm else "mlp.hook_post")
-    return tuple(zip(*(block_taps(model, point, "activation functions") for point in ends), strict=True))
+    before, after = (block_taps(model, point, "activation functions") for point in ends)
+    _refuse_experts(model, after)
+    return tuple(zip(before, after, strict=True))
 
 
 def gate_taps(model: Model) -> tuple[Tap, ...]:
@@ -227,6 +232,18 @@ def _is_frozen(name: str) -> bool:
     )
 
 
+def _refuse_experts(model: Model, neurons: tuple[Tap, ...]) -> None:
+    # A bridge lists the whole output of a mixture of experts under the name that neurons have elsewhere.
+    points = model.hook_dict
+    for layer, tap in enumerate(neurons):
+        if points[tap.name] is points.get(f"blocks.{layer}.mlp.hook_out"):
+            raise FitError(
+                f"The MLP of layer {layer} is a mixture of experts, whose neurons this model does not show: what it "
+                f"calls 'blocks.{layer}.mlp.hook_post' is the MLP's whole output. Take units that are not its neurons "
+                "(tlc.Basis.blocks or .saes), and score them by gradients without rules ('ig-inputs')."
+            )
+
+
 def _refuse_untraceable(model: Model) -> None:
     cfg = model.cfg
     if getattr(cfg, "attn_only", False):
@@ -259,6 +276,16 @@ def _refuse_untraceable(model: Model) -> None:
             "one. Make them agree: load the model in that dtype, or set model.cfg.dtype."
         )
     _refuse_dropout(model)
+
+
+def _refuse_scaled(model: Model, write: str) -> None:
+    # TransformerLens 3.9 puts back what it had wherever a hook gives the same numbers, and so cuts what hangs on them.
+    scale = getattr(cast(Any, model).blocks[0], "residual_contribution_scale", None)
+    if scale is not None and write == "hook_mlp_out":
+        raise FitError(
+            f"The blocks of this TransformerBridge multiply what their MLPs write by {scale}, and no gradient passes "
+            "'hook_mlp_out' there. Use a transcoder that writes 'mlp.hook_out', before it is multiplied."
+        )
 
 
 def _refuse_dropout(model: Model) -> None:
