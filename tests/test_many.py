@@ -23,6 +23,7 @@ from tl_circuits.__main__ import app
 from tl_circuits.attribution import many, trace
 from tl_circuits.attribution.made_by import RUN, RUNS, WHOLE, described, fingerprint, made_by
 from tl_circuits.attribution.prompts import as_json, read_prompts
+from tl_circuits.attribution.prompts import many as one_by_one
 from tl_circuits.attribution.ranks import shares
 from tl_circuits.graph import Traced, files
 from tl_circuits.graph.traced import INDEX, graph_name
@@ -533,6 +534,7 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_traced(
         ({"prompts": 5}, tlc.PromptError, "5 was given"),
         ({"prompts": [1, 2, 3]}, tlc.PromptError, r"\[1, 2, 3\] is one prompt, of token ids or chat messages"),
         ({"prompts": [{"role": "user", "content": "a"}]}, tlc.PromptError, "is one prompt, .* put it in brackets"),
+        ({"prompts": list(torch.tensor([1, 2]))}, tlc.PromptError, "is one prompt, of token ids or chat messages"),
         ({"prompts": []}, tlc.PromptError, r"No prompts were given \(\[\]\): give at least one"),
         ({"coverage": 0.0}, tlc.SettingError, r"coverage=0.0 is outside \(0, 1\]"),
         ({"max_features": 0}, tlc.SettingError, "max_features=0 expands nothing"),
@@ -558,6 +560,11 @@ def test_what_is_wrong_with_the_call_is_said_before_anything_is_written(
 
 
 # Prompts
+
+
+def test_a_tensor_of_one_token_is_a_prompt_and_no_token() -> None:
+    prompts = [torch.tensor([3]), torch.tensor([4, 5])]
+    assert all(a is b for a, b in zip(one_by_one(prompts), prompts, strict=True))
 
 
 @pytest.mark.slow

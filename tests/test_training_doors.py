@@ -310,6 +310,7 @@ def test_a_place_where_no_files_may_be_made_is_told_as_such() -> None:
         train(model(), tokens(), SHORT, folder="/proc/run")
     assert remedy(OSError(errno.EACCES, "")) == "allow writing there, or name another folder"
     assert remedy(OSError(errno.ENOSPC, "")) == "free space there"
+    assert remedy(OSError(errno.EISDIR, "")) == "move what is in its place elsewhere, or name another folder"
 
 
 # Folders of runs
@@ -509,6 +510,16 @@ def test_a_report_prints_as_a_table_and_says_whether_its_prompts_were_trained_on
         assert "TrainingReport(" not in repr(report)
         assert ("Of the training data" in str(report)) is seen
         assert report.to_dict()["trained_on"] is seen
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:2 of 4 sequences are shorter")
+def test_rows_of_which_nothing_counts_are_left_out_of_a_report() -> None:
+    clt = train(model(), tokens(), replace(SHORT, steps=2))
+    with_empty = tlc.training_report(model(), clt, [[], [5, 6, 7], [8], [9, 5, 4, 3]])
+    without = tlc.training_report(model(), clt, [[5, 6, 7], [9, 5, 4, 3]])
+    assert with_empty.fidelity.overall.n_prompts == 2
+    assert with_empty.to_dict() == without.to_dict()
 
 
 # Progress

@@ -534,8 +534,9 @@ def test_a_plan_that_measures_grows_with_layers_written(monkeypatch: pytest.Monk
     assert (narrow.l0, plan(model(), replace(told, activation="topk", k=7), 9).l0) == (30, 7)
 
 
-def test_a_run_folder_whose_record_is_damaged_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
+@pytest.mark.parametrize("record", ["{", "[]", "null", "{}", '{"settings": {"features": 24}}', '{"settings": 5}'])
+def test_a_run_folder_whose_record_is_damaged_is_refused(tmp_path: Path, record: str) -> None:
+    (tmp_path / "run.json").write_text(record)
     folder = RunFolder.of(tmp_path, ALONE)
     with closing(folder), pytest.raises(FileError, match=r"run\.json' cannot be read.*or remove this file"):
         folder.claim(SHORT, {})

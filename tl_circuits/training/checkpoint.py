@@ -108,7 +108,10 @@ def refuse_other_tensors(at: Checkpoint, shape: Architecture, rows: int, activat
 
 def remedy(error: Exception) -> str:
     """The next thing to try where a file could not be written."""
-    refused = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST):
+        return "move what is in its place elsewhere, or name another folder"
+    refused = number in (errno.EACCES, errno.EPERM, errno.EROFS)
     return "allow writing there, or name another folder" if refused else "free space there"
 
 

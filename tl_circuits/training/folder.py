@@ -126,7 +126,9 @@ class RunFolder:
     def _refuse_other(self, was: Any, told: Mapping[str, Any], step: int | None) -> None:
         free = FREE + (LATER if step is None or step <= told["settings"]["steps"] else ())
         for part in ("settings", "data"):
-            before = was.get(part, {}) if isinstance(was, dict) else {}
+            before = was.get(part) if isinstance(was, dict) else None
+            if not before or not isinstance(before, dict):
+                raise _unreadable(self.path / "run.json", f"it says nothing of its {part}")
             for name, value in told[part].items():
                 if name not in free and before.get(name, value) != value:
                     raise FileError(
@@ -184,11 +186,15 @@ def terminated() -> Iterator[threading.Event]:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileError(
-            f"'{path}' cannot be read ({error}): name another folder, or remove this file, where you know that its "
-            "checkpoints are of this model, data and settings."
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, why: object) -> FileError:
+    return FileError(
+        f"'{path}' cannot be read ({why}): name another folder, or remove this file, where you know that its "
+        "checkpoints are of this model, data and settings."
+    )
 
 
 def _step_of(line: str) -> float:

@@ -73,7 +73,10 @@ def training_report(
     `data` is as for `train`; of a stream, the first 8,192 tokens.
     """
     flag("trained_on", trained_on)
-    prompts = Prompts.of(model, data, most_tokens=TOKENS_OF_SHARES)
+    read = Prompts.of(model, data, most_tokens=TOKENS_OF_SHARES)
+    # Data sets have empty rows, of which nothing can be said.
+    counting = read.kept.any(1)
+    prompts = Prompts(read.tokens[counting], read.kept[counting])
     rows = [row[:length] for row, length in zip(prompts.tokens, _lengths(prompts), strict=True)]
     return TrainingReport(evaluate(model, transcoder, rows), write_shares_of(model, transcoder, prompts), trained_on)
 
