@@ -67,7 +67,8 @@ def many(prompts: Any, door: str = "trace_many", instead: str = ", or call trace
     if not found:
         raise PromptError(f"No prompts were given ({prompts!r:.80}): give at least one.")
     # A tensor of one token passes for its number.
-    if any(whole(prompt) is not None and not getattr(prompt, "ndim", 0) for prompt in found) or all(isinstance(prompt, dict) for prompt in found):
+    ids = (whole(prompt) is not None and not getattr(prompt, "ndim", 0) for prompt in found)
+    if any(ids) or all(isinstance(prompt, dict) for prompt in found):
         raise PromptError(
             f"{found!r:.80} is one prompt, of token ids or chat messages, not a list of prompts: put it in brackets."
         )
