@@ -254,6 +254,7 @@ PUBLISHED = (
     ("active features a token, all layers, CLT", "235", "the same", (*CLT_FITS, "active")),
     ("replacement score, CLT", "about .8", "CLT-Forge, on GPT-2, as quoted", ("graphs", "CLT", "replacement")),
     ("completeness, CLT", "about .95", "the same", ("graphs", "CLT", "completeness")),
+    ("NMSE, CLT", "about .2", "the same, 1 less its explained variance", (*CLT_FITS, "FVU")),
     *(
         (
             f"completeness at {share} of influence, CLT",
