@@ -87,6 +87,15 @@ def test_a_data_set_is_trained_on_as_far_as_the_steps_take(task: Path) -> None:
     assert "could not be opened at its part 'test'" in " ".join(refused.stderr.split())
 
 
+def test_what_is_held_out_is_looked_at_before_training(task: Path) -> None:
+    (task.parent / "unseen.jsonl").write_text('["capital", "of"]\n')
+    task.write_text(TASK.replace("unseen.txt", "unseen.jsonl"))
+    refused = run("train", str(task))
+    assert refused.exit_code == 1
+    assert "Row 0, ['capital', 'of'], is no prompt" in " ".join(refused.stderr.split())
+    assert not (task.parent / "run").exists()
+
+
 @pytest.mark.parametrize(
     "said", ['{ split = "train" }', "{ dataset = 3 }", '{ dataset = "a/b", part = "train" }', "{}"]
 )

@@ -102,6 +102,19 @@ def test_rows_whose_ids_are_none_are_told_beside_a_text_too(with_words: Any, ids
         Prompts.of(with_words, iter([{"input_ids": ids, "text": "abc"}]))
 
 
+def test_a_stream_that_ends_in_an_error_is_told_with_its_row(with_words: Any) -> None:
+    class Rows:
+        column_names = None
+
+        def __iter__(self) -> Any:
+            yield from [{"text": "abc"}, {"text": "d"}]
+            raise ConnectionError("the other side\nhung up")
+
+    says = r"Row 2 of the data set could not be read \(ConnectionError: the other side hung up\).*your connection"
+    with pytest.raises(FileError, match=says):
+        Prompts.of(with_words, Rows())
+
+
 def test_half_a_character_is_told_with_its_row(with_words: Any) -> None:
     says = r"Row 1 holds '\\ud800' at place 2, which is half a character .*decode the text anew"
     for data in (["abc", "ab\ud800"], iter([{"input_ids": [3, 4], "text": text} for text in ("ab", "ab\ud800")])):

@@ -157,10 +157,14 @@ def _planned(model: "Model", texts: Any, task: Task) -> "TrainingPlan":
 
 
 def _trained(model: "Model", texts: Any, held_out: Any | None, task: Task, speaks: bool) -> "Trained | None":
+    from tl_circuits.harvest import Prompts
     from tl_circuits.training import train
-    from tl_circuits.training.report import training_report
+    from tl_circuits.training.report import TOKENS_OF_SHARES, training_report
     from tl_circuits.transcoder.files import save_transcoder
 
+    # What is no prompt is better told now than when training has ended.
+    if held_out is not None:
+        Prompts.of(model, held_out, most_tokens=TOKENS_OF_SHARES)
     found = train(
         model,
         texts,

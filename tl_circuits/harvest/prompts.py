@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_circuits.errors import PromptError, warn_once
 from tl_circuits.graph.asked import whole
+from tl_circuits.harvest.dataset import rows_of
 from tl_circuits.harvest.identity import digest_of
 from tl_circuits.hooks import Model
 
@@ -176,7 +177,9 @@ def _items(model: Model, data: Any) -> Iterable[Any]:
         name = _column(columns)
         _refuse_other_tokenizer(model, [data[row] for row in range(min(COMPARED, len(data)))])
         return data[name]
-    return data if isinstance(data, Sequence) else _streamed(model, iter(data))
+    if isinstance(data, Sequence):
+        return data
+    return _streamed(model, iter(data) if not hasattr(data, "column_names") else rows_of(data))
 
 
 def _streamed(model: Model, items: Iterator[Any]) -> Iterator[Any]:
