@@ -55,14 +55,19 @@ def text(name: str, value: object) -> None:
         raise SettingError(f"{name}={value!r:.80} is no text: write it in quotation marks, or leave it out.")
 
 
-def file_name(value: Any) -> Path:
+def file_name(value: Any, what: str = "file", example: str = "dallas.graph") -> Path:
     """A path on this machine. Raises `FileError` for what names no file."""
     if not isinstance(value, str | PathLike) or not Path(value).name or "\0" in str(value):
-        raise FileError(f"{value!r:.80} names no file: give a text such as 'dallas.graph', or a pathlib.Path.")
+        raise FileError(f"{value!r:.80} names no {what}: give a text such as {example!r}, or a pathlib.Path.")
     try:
         return Path(value).expanduser()
     except RuntimeError as error:
-        raise FileError(f"'{value}' names no file: {error} Write the folder out.") from error
+        raise FileError(f"'{value}' names no {what}: {error} Write the folder out.") from error
+
+
+def folder_name(value: Any) -> Path:
+    """A folder's path on this machine. Raises `FileError` for what names none."""
+    return file_name(value, "folder", "runs/mine")
 
 
 def feature_labels(labels: Any) -> dict[tuple[int, int], str]:

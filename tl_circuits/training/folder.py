@@ -17,7 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from tl_circuits.errors import FileError, SettingError
-from tl_circuits.graph.asked import file_name
+from tl_circuits.graph.asked import folder_name
 from tl_circuits.graph.traced import alone
 from tl_circuits.training.checkpoint import Checkpoint, latest_checkpoint, remedy, replace_file, save_checkpoint
 from tl_circuits.training.loggers import Logger, figures_of, open_loggers
@@ -45,7 +45,7 @@ class RunFolder:
     @classmethod
     def of(cls, path: Any, shards: Shards) -> "RunFolder":
         """The folder, made where it is missing. Raises `FileError` where it cannot be."""
-        found = file_name(path)
+        found = folder_name(path)
         fresh = not found.exists()
         try:
             (found / "checkpoints").mkdir(parents=True, exist_ok=True)

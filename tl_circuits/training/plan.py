@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_circuits.errors import FileError, FitError, SettingError
-from tl_circuits.graph.asked import file_name, number
+from tl_circuits.graph.asked import folder_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
 from tl_circuits.hooks import Model
 from tl_circuits.machine import available_memory
@@ -298,7 +298,7 @@ def _disks(folder: str | Path | None, checkpoint: int, cache: str | Path | None,
         ("Checkpoints", folder, checkpoint, "checkpoints/*.safetensors"),
         ("Activations", cache, activations, "*.safetensors"),
     )
-    return tuple(_disk(what, file_name(path), needed, kept) for what, path, needed, kept in needs if path is not None)
+    return tuple(_disk(what, folder_name(path), needed, kept) for what, path, needed, kept in needs if path is not None)
 
 
 def _disk(what: str, path: Path, needed: int, pattern: str) -> Disk:

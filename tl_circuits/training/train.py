@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_circuits.errors import FitError, SettingError, warn_once
-from tl_circuits.graph.asked import file_name, number
+from tl_circuits.graph.asked import folder_name, number
 from tl_circuits.harvest import ActivationCache, Prompts, digest_of, identity_of
 from tl_circuits.hooks import Model
 from tl_circuits.progress import stage
@@ -116,7 +116,7 @@ def _refuse_what_does_not_fit(
     folder: str | Path | None,
     cache: str | Path | None,
 ) -> None:
-    where = [None if path is None else file_name(path) for path in (folder, cache)]
+    where = [None if path is None else folder_name(path) for path in (folder, cache)]
     taken = plan(
         model, settings, read.n_kept, n_shards=place.n_shards, n_replicas=place.n_replicas, width=read.tokens.shape[1],
         folder=where[0], cache=where[1],
@@ -133,7 +133,7 @@ def _cached(
     progress: bool | None,
 ) -> ActivationCache:
     return ActivationCache.harvested(
-        file_name(folder), model, prompts, settings.read, settings.write, settings.cache_dtype,
+        folder_name(folder), model, prompts, settings.read, settings.write, settings.cache_dtype,
         place=(place.rank, place.n_processes), wait=partial(place.barrier, patiently=True),
         progress=progress,
     )  # fmt: skip
