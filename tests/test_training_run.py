@@ -334,7 +334,7 @@ def test_a_folder_of_another_run_is_refused_with_what_differs(tmp_path: Path) ->
         train(model(), tokens(), replace(SHORT, steps=2, lr=1e-3), folder=tmp_path)
     with pytest.raises(FileError, match="holds a run with fingerprint="):
         train(model(), tokens().flip(0), replace(SHORT, steps=2), folder=tmp_path)
-    with pytest.raises(FileError, match="names no folder: give a text such as .runs.mine."):
+    with pytest.raises(FileError, match=r"names no folder: give a text such as .runs.mine."):
         train(model(), tokens(), SHORT, folder="")
 
 

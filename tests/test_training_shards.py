@@ -45,7 +45,9 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes trained together: weights by case and process, and two runs' folders."""
     out = tmp_path_factory.mktemp("shared")
     alone(FIFTY, folder=out / "by one")
-    cases: dict[str, Any] = {name: (asdict(told), shards, None) for name, (told, shards) in CASES.items()}
+    cases: dict[str, Any] = {
+        name: (asdict(told), shards, str(out / f"run {name}")) for name, (told, shards) in CASES.items()
+    }
     cases["begun by two"] = (asdict(FIFTY), 2, str(out / "by two"))
     cases["ended by two"] = (asdict(FIFTY), 2, str(out / "by one"))
     rest = ["2", str(free_port()), str(out), json.dumps(cases)]
@@ -68,6 +70,11 @@ def alone(told: TrainingSettings, **more: Any) -> CrossLayerTranscoder:
     return train(bridge("gpt2", torch.float32), tokens(), told, **more)
 
 
+def losses(folder: Path) -> dict[int, float]:
+    said = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {step["step"]: step["loss"] for step in said}
+
+
 def largest_difference(one: CrossLayerTranscoder, other: dict[str, torch.Tensor]) -> float:
     named = dict(one.named_parameters())
     assert set(named) == set(other)
@@ -76,8 +83,10 @@ def largest_difference(one: CrossLayerTranscoder, other: dict[str, torch.Tensor]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
-def test_two_processes_train_the_weights_of_one(shared: Path, name: str) -> None:
-    whole = alone(CASES[name][0])
+def test_two_processes_train_the_weights_of_one_and_lose_as_much(shared: Path, tmp_path: Path, name: str) -> None:
+    whole = alone(CASES[name][0], folder=tmp_path)
+    assert losses(shared / f"run {name}") == pytest.approx(losses(tmp_path), rel=1e-5)
+    assert len(losses(tmp_path)) >= 3
     for weights in trained(shared, name):
         assert largest_difference(whole, weights) < 1e-5
 

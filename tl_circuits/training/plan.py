@@ -12,7 +12,7 @@ from tl_circuits.errors import FileError, FitError, SettingError
 from tl_circuits.graph.asked import folder_name, number
 from tl_circuits.harvest.cache import bytes_of_cache
 from tl_circuits.hooks import Model
-from tl_circuits.machine import available_memory
+from tl_circuits.machine import available_memory, local_processes
 from tl_circuits.training.needs import (
     Need,
     bytes_of_data,
@@ -71,6 +71,7 @@ class TrainingPlan:
     alone: a run that starts dense and becomes sparse takes something between. `harvest_seconds` are of running the
     model over the data. `finetune_steps` come after `steps`; none of these seconds are of them, and they need
     `finetune_memory`, of whole prompts with `finetune_tokens` tokens together.
+    `available` is what each of the processes has that are on this machine, `sharing` of them.
     `widest` is the number of features that would fit in memory, all else alike. `spared` are bytes that `low_memory`
     spares of `memory`, or would; 0 where what activations leave for the backward pass is more than all gradients.
     """
@@ -78,6 +79,7 @@ class TrainingPlan:
     parameters: int
     memory: int
     available: int
+    sharing: int
     held: int
     checkpoint: int
     tokens: int
@@ -107,13 +109,13 @@ class TrainingPlan:
             narrower += f"low_memory=True, which spares {in_units(self.spared)}, " if spares else ""
             raise SettingError(
                 f"{self.parameters / 1e6:.0f} million parameters need {in_units(self.memory)} in each process, and "
-                f"{in_units(self.available)} are free: give {narrower}a smaller span, or more processes."
+                f"{self._free}: give {narrower}a smaller span, or processes on more machines."
             )
         if self.finetune_memory > self.available:
             narrower = f", features={self.widest} or fewer" if self.widest else ""
             raise SettingError(
                 f"Fine-tuning on prompts of up to {self.finetune_tokens} tokens together needs "
-                f"{in_units(self.finetune_memory)}, and {in_units(self.available)} are free: give fewer "
+                f"{in_units(self.finetune_memory)}, and {self._free}: give fewer "
                 f"finetune_prompts, a smaller context{narrower}, or finetune_steps=0."
             )
         for disk in self.disks:
@@ -123,6 +125,11 @@ class TrainingPlan:
         """As JSON values."""
         said = {name: None if value != value else value for name, value in asdict(self).items()}
         return said | {"fits": self.fits, "disks": [asdict(disk) for disk in self.disks]}
+
+    @property
+    def _free(self) -> str:
+        shared = f" for each of {self.sharing} processes" if self.sharing > 1 else ""
+        return f"{in_units(self.available)} are free{shared}"
 
     @property
     def verdict(self) -> str:
@@ -136,12 +143,12 @@ class TrainingPlan:
         return f"does not fit on the disk: {' and '.join(short)}" if short else "fits"
 
     def __rich__(self) -> str:
-        memory, held, available = (in_units(count) for count in (self.memory, self.held, self.available))
+        memory, held = in_units(self.memory), in_units(self.held)
         parameters = f"{self.parameters / 1e6:.1f} million" if self.parameters >= 1e6 else f"{self.parameters:,}"
         lines = [
             self.verdict,
             f"{parameters} parameters in each process",
-            f"{memory} of memory, {held} of it data; {available} are free",
+            f"{memory} of memory, {held} of it data; {self._free}",
             f"{in_units(self.checkpoint)} of disk for checkpoints",
         ]
         if self.low_memory:
@@ -224,10 +231,10 @@ def plan(
     )
     stages = within if settings.low_memory else without
     each, others = parameters_of(settings.architecture(n_layers, d_model))
-    available = available_memory()
+    sharing = local_processes(n_shards * n_replicas)
+    available = available_memory() // sharing
     checkpoint = CHECKPOINTS * 12 * (mine * each + others) * n_shards
-    activations = bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype)
-    disks = _disks(folder, checkpoint, cache, activations)
+    disks = _disks(folder, checkpoint, cache, bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype))
     once = cache is not None or not is_streamed(settings, n_layers, d_model, n_tokens)
     l0, harvested = _l0(settings, mine), n_tokens if once else settings.steps * settings.batch_tokens
     seconds = _seconds(model, settings, mine, l0, harvested) if measure else (math.nan, math.nan, math.nan)
@@ -235,6 +242,7 @@ def plan(
         parameters=mine * each + others,
         memory=_most(stages[:2], mine),
         available=available,
+        sharing=sharing,
         held=held,
         checkpoint=checkpoint,
         tokens=settings.batch_tokens * settings.steps,
