@@ -8,7 +8,8 @@ import torch
 
 from tests.models import bridge
 from tl_circuits.attribution.planner import default_memory_budget
-from tl_circuits.machine import available_memory
+from tl_circuits.errors import SettingError
+from tl_circuits.machine import available_memory, local_processes
 from tl_circuits.training import TrainingSettings
 from tl_circuits.training.plan import plan
 
@@ -83,3 +84,17 @@ def test_graphs_and_training_are_planned_within_what_is_left(monkeypatch: pytest
     planned = plan(bridge("gpt2", torch.float32), TrainingSettings(features=10**7), 100)
     assert planned.available == 5 * GIB
     assert not planned.fits
+
+
+@pytest.mark.parametrize(("said", "here"), [("", 8), ("2", 2), ("16", 8), ("0", 8), ("two", 8), ("²", 8)])
+def test_processes_of_one_machine_share_what_is_left(monkeypatch: pytest.MonkeyPatch, said: str, here: int) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+    assert local_processes(1) == 1
+    assert local_processes(8) == here
+    monkeypatch.setattr("tl_circuits.training.plan.available_memory", lambda: 8 * GIB)
+    planned = plan(bridge("gpt2", torch.float32), TrainingSettings(features=10**7), 100, n_shards=4, n_replicas=2)
+    assert planned.available == 8 * GIB // here
+    with pytest.raises(
+        SettingError, match=rf"are free for each of {here} processes: give .*processes on more machines"
+    ):
+        planned.refuse_what_does_not_fit()

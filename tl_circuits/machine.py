@@ -1,5 +1,6 @@
 """What this machine leaves to this process."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,12 @@ def available_memory(root: Path = Path("/")) -> int:
     `root` is the folder that has `proc` and `sys`.
     """
     return max(0, min([psutil.virtual_memory().available, *_left_in_groups(root)]))
+
+
+def local_processes(n_processes: int) -> int:
+    """How many of the processes that work together are on this machine: as torchrun says it, else all of them."""
+    said = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return min(int(said), n_processes) if n_processes > 1 and said.isdecimal() and int(said) else n_processes
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

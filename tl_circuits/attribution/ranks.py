@@ -5,7 +5,6 @@ Only JSON passes between them: torch's own way of sending objects is pickle.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tl_circuits.errors import TLCircuitsError
+from tl_circuits.machine import local_processes
 
 
 @dataclass(eq=False)
@@ -29,8 +29,7 @@ class Ranks:
     @property
     def local_size(self) -> int:
         """How many of them are on this machine, as far as is known: torchrun says it."""
-        said = os.environ.get("LOCAL_WORLD_SIZE", "")
-        return min(int(said), self.size) if self.size > 1 and said.isdigit() and int(said) else self.size
+        return local_processes(self.size)
 
     def agree(self, decide: Callable[[], Any]) -> Any:
         """What process 0 decides (JSON values), in each of them; an error of ours there is raised in each of them."""
