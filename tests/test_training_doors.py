@@ -253,7 +253,7 @@ def test_a_plan_says_what_low_memory_spares_a_copy_of_the_parameters_at_the_most
 def test_low_memory_is_proposed_where_it_spares_something(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000_000))
     wide = replace(SHORT, features=10**6, batch_tokens=1)
-    with pytest.raises(SettingError, match=r"low_memory=True, which spares \d+ MB, a smaller span, or processes on more"):
+    with pytest.raises(SettingError, match=r"low_memory=True, which spares \d+ MB, a smaller span, or processes"):
         plan(model(), wide, 100).refuse_what_does_not_fit()
     for told in (replace(wide, low_memory=True), replace(wide, batch_tokens=4096)):
         with pytest.raises(SettingError, match=r"features=\d+ or fewer, a smaller span"):
