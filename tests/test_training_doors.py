@@ -122,6 +122,19 @@ def test_half_a_character_is_told_with_its_row(with_words: Any) -> None:
             Prompts.of(with_words, data)
 
 
+def test_prompts_of_unlike_lengths_are_told_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[3, 4]] * 99 + [[3, 4] * 6]
+    Prompts.of(model(), rows)
+    monkeypatch.setattr("tl_circuits.harvest.prompts.MANY", 1000)
+    says = r"100 prompts of 2 tokens on average are padded to the 12 of the longest, .* over 6 times .*context="
+    with pytest.warns(TLCircuitsWarning, match=says):
+        Prompts.of(model(), rows)
+    Prompts.of(model(), rows, context=4)
+    monkeypatch.setattr("tl_circuits.harvest.prompts.available_memory", lambda: 11_999)
+    with pytest.raises(PromptError, match=r"100 prompts padded to the 12 tokens of the longest take .* give fewer"):
+        Prompts.of(model(), rows)
+
+
 def test_an_array_of_no_dimensions_is_no_training_data(with_words: Any) -> None:
     with pytest.raises(PromptError, match=r"ndarray array\(5\) is no training data: give a list of texts"):
         Prompts.of(with_words, np.array(5))

@@ -15,10 +15,15 @@ from tl_circuits.graph.asked import whole
 from tl_circuits.harvest.dataset import rows_of
 from tl_circuits.harvest.identity import digest_of
 from tl_circuits.hooks import Model
+from tl_circuits.machine import available_memory
 
 COLUMNS = ("tokens", "input_ids", "text")
 # Rows that have both token ids and the text they are of, compared before anything runs.
 COMPARED = 4
+# Token ids, and two marks of each.
+BYTES_OF_POSITION = 10
+# Padding is worth a word where it takes so many times what tokens do, of so many positions.
+WASTED, MANY = 4, 2**22
 
 
 def kept_tokens(tokens: Int64[Tensor, "prompt pos"], tokenizer) -> Bool[Tensor, "prompt pos"]:
@@ -72,6 +77,7 @@ class Prompts:
             if not rows:
                 raise PromptError(f"The data ({type(data).__name__} {data!r:.60}) holds no prompt: give at least one.")
             tokens, there = _side_by_side(rows, model.tokenizer)
+            _warn_of_unlike_lengths(rows, tokens.shape[1])
         kept = there & kept_tokens(tokens, model.tokenizer) & _long_enough(there)[:, None]
         _refuse_other_vocabulary(tokens, model)
         if tokens.shape[1] > model.cfg.n_ctx:
@@ -252,8 +258,25 @@ def _listed(item: Any) -> Any:
     return item.tolist() if hasattr(item, "tolist") else item
 
 
+def _warn_of_unlike_lengths(rows: list[list[int]], width: int) -> None:
+    n_tokens = sum(map(len, rows))
+    if len(rows) * width > max(MANY, WASTED * n_tokens):
+        warn_once(
+            f"{len(rows)} prompts of {n_tokens / len(rows):.0f} tokens on average are padded to the {width} of the "
+            f"longest, and the model runs over {len(rows) * width / n_tokens:.0f} times as many positions as there are "
+            "tokens: cut them (context=...), or leave the longest out.",
+            stacklevel=4,
+        )
+
+
 def _side_by_side(rows: list[list[int]], tokenizer: Any) -> tuple[Tensor, Tensor]:
     width = max(len(row) for row in rows)
+    needed, free = BYTES_OF_POSITION * len(rows) * width, available_memory()
+    if needed > free:
+        raise PromptError(
+            f"{len(rows)} prompts padded to the {width} tokens of the longest take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free: cut them (context=...), leave the longest out, or give fewer."
+        )
     pad = getattr(tokenizer, "pad_token_id", None)
     tokens = torch.full((len(rows), width), 0 if pad is None else pad, dtype=torch.int64)
     there = torch.zeros_like(tokens, dtype=torch.bool)
