@@ -25,7 +25,7 @@ from tests import models
 from tests.test_comparison import task
 from tl_circuits.comparison import Basis
 from tl_circuits.comparison.areas import mean_over_log
-from tl_circuits.comparison.passes import recorded
+from tl_circuits.comparison.passes import recorded, through
 
 ROOT = Path(__file__).parents[1]
 NARROW = Width(16, 1, 4, 64)
@@ -314,6 +314,28 @@ def test_fidelity_is_that_of_a_pass_without_errors(chain: Suite) -> None:
     assert random["KL"] > 0.01
     n_units = sum(part[0].numel() for part in recorded(chain.model, Basis.neurons(chain.model), asked.clean).units)
     assert neurons["bits of 32"] == pytest.approx(math.log2(math.comb(n_units, 32)))
+    assert neurons["CE recovered"] == pytest.approx(1)
+    assert random["CE recovered"] < 0.5
+
+
+def test_the_floor_of_fidelity_is_the_model_with_its_mlps_at_their_means(chain: Suite) -> None:
+    model, asked = chain.model, chain.tasks["pure chain"]
+    points = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.cfg.n_layers)]
+    _, cache = model.run_with_cache(chain.tokens[: measure.MEAN_OF])
+    means = {point: cache[point][chain.kept[: measure.MEAN_OF]].mean(0) for point in points}
+    held = [(point, lambda value, hook: means[hook.name].expand_as(value)) for point in points]
+    whole = model(asked.clean)[:, -1].double().log_softmax(-1)
+    with model.hooks(held):
+        floor = model(asked.clean)[:, -1].double().log_softmax(-1)
+    basis = Basis.features(model, measure.untrained(chain, 0))
+    found = measure.fidelity(chain, basis, asked)
+    assert found["KL, at means"] == pytest.approx(float((whole.exp() * (whole - floor)).sum(-1).mean()), abs=1e-5)
+    assert found["same answer, at means"] == float((whole.argmax(-1) == floor.argmax(-1)).double().mean())
+    clean, corrupted = (recorded(model, basis, tokens) for tokens in (asked.clean, asked.corrupted))
+    every = [torch.ones(units.shape[:3], dtype=torch.bool) for units in clean.units]
+    replaced = through(model, basis, asked.clean, corrupted, every, "zero").log_softmax(-1)
+    losses = [float(-of.gather(1, asked.answer[:, None]).mean()) for of in (floor, replaced, whole)]
+    assert found["CE recovered"] == pytest.approx((losses[0] - losses[1]) / (losses[0] - losses[2]), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """RelP: its coefficients against passes made affine by plain hooks, with no gradient taken anywhere."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ import tl_circuits as tlc
 from tests import models
 from tests.test_comparison import BASES, basis_of, planted, runs, task
 from tests.test_refusals import refusal
-from tl_circuits.comparison import Basis
+from tl_circuits.comparison import Basis, circuit_curve
 from tl_circuits.comparison.passes import last_logits
-from tl_circuits.comparison.relevance import relevance_rules
+from tl_circuits.comparison.relevance import _Rule, relevance_rules
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.hooks import has_user_hooks, installed
 
@@ -145,3 +146,36 @@ def test_a_model_that_does_not_show_its_neurons_is_refused() -> None:
             scores(model, basis, asked, "relp")
     finally:
         model.hook_dict = shown
+
+
+@pytest.mark.parametrize("scorer", ["relp", "ig-inputs", "ig-activations"])
+def test_gradients_are_taken_where_they_are_switched_off(scorer: Any) -> None:
+    model = models.model_of("llama", "hooked")
+    basis, asked = Basis.neurons(model), task(model)
+    expected = scores(model, basis, asked, scorer, attention="frozen")
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            found = scores(model, basis, asked, scorer, attention="frozen")
+            curve = circuit_curve(model, basis, asked, found, attention="frozen", sizes=[4])
+        assert float(curve.faithfulness[0]) == 0
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("trained", ["", "blocks.1.attn.W_V", "blocks.1.mlp.W_in", "blocks.1.mlp.W_gate"])
+def test_which_parameters_are_trained_does_not_matter(trained: str) -> None:
+    model = models.model_of("llama", "hooked")
+    basis, asked = Basis.neurons(model), task(model)
+    expected = scores(model, basis, asked, "relp")
+    held = copy.deepcopy(model)
+    for name, parameter in held.named_parameters():
+        parameter.requires_grad_(name == trained)
+    for one, other in zip(scores(held, basis, asked, "relp"), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+
+
+def test_an_activation_function_that_reads_gate_and_factor_as_one_is_refused() -> None:
+    rule = _Rule()
+    rule.read(torch.zeros(1, 2, 8))
+    with refusal(tlc.FitError, "reads 8 numbers a token and gives 4", "ig-inputs"):
+        rule.written(torch.zeros(1, 2, 4, requires_grad=True))

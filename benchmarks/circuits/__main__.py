@@ -38,6 +38,8 @@ OF_ERRORS = ("CLT", "PLT", "skip PLT", "SAE")
 OF_SCORERS = ("CLT", "PLT", "SAE", "neurons")
 OF_GRADIENTS = (("CLT", "neurons"), SCORERS[:4])
 """On the model of sentences, which has nine tasks: these units by these scorers."""
+OF_PLANTED: tuple[Scorer, ...] = ("attribution-patching", "relp", "ig-inputs", "ig-activations", "ablation")
+"""On compiled models, few of whose units differ between two runs, exact ablation too."""
 OF_GRAPHS = ("CLT", "PLT", "skip PLT")
 OF_EDGES: tuple[tuple[str, GraphErrors], ...] = (("graph edges", "corrupted"), ("graph edges kept", "kept"))
 FEW = 12
@@ -116,8 +118,10 @@ def _of_basis(
 
 def _scorers(suite: Suite, basis: Basis) -> tuple[Scorer, ...]:
     """The scorers that are compared by the circuits that they find."""
-    if suite.planted is not None or basis.name not in OF_SCORERS:
+    if basis.name not in OF_SCORERS:
         return ()
+    if suite.planted is not None:
+        return OF_PLANTED
     if not _is_thorough(suite):
         return OF_GRADIENTS[1] if basis.name in OF_GRADIENTS[0] else ()
     return SCORERS if basis.transcoder is not None else tuple(s for s in SCORERS if s != "influence")

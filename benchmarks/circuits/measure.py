@@ -19,15 +19,18 @@ from tl_circuits import comparison
 from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, edge_scores, graph_curve, pruned_to
 from tl_circuits.comparison.curve import divergence
 from tl_circuits.comparison.graph_curve import GraphErrors
-from tl_circuits.comparison.passes import recorded, through
+from tl_circuits.comparison.passes import last_logits, passing, recorded, through
 from tl_circuits.comparison.recovery import average_precision, best_f1, description_length, variable_recovery
 from tl_circuits.comparison.scorers import scores
 from tl_circuits.harvest import collect
+from tl_circuits.hooks import installed
 from tl_circuits.nodes import Kind
 from tl_circuits.transcoder import CrossLayerTranscoder, ReLU, TopK
 
 STEPS = 4
 """Of integrated gradients."""
+MEAN_OF = 128
+"""Prompts of a suite's data over which the floor of fidelity takes means."""
 LARGEST = 9
 """Curves have the sizes 0, the powers of 2 up to 2 to this, and all units."""
 Reading = dict[str, Any]
@@ -168,8 +171,10 @@ def of_graphs(
     rows: list[dict[str, float]] = []
     passed: list[tlc.HopCollapse] = []
     for row in range(len(task)):
+        began = time.process_time()
         local = tlc.localize(suite.model, transcoder, task.clean[row], masked_positions=())
         graph = tlc.attribute(local, tlc.Targets.tokens([int(task.answer[row])]), progress=False)
+        took = time.process_time() - began
         reached = graph.path_lengths()
         steps = reached.diff(prepend=reached.new_zeros(1))
         told, across = graph.scores(), tlc.write_shares(local).across
@@ -180,6 +185,7 @@ def of_graphs(
             "path length": float((steps * torch.arange(1, len(steps) + 1)).sum() / reached[-1]),
             "features": float(len(local.features)),
             "edges": float(len(graph.edges)),
+            "seconds": took,
         } | {f"written across into layer {layer}": across[layer] for layer in range(1, local.n_layers)}
         for size in CUT:
             for name, cut in (("features", {"features": size}), ("edges", {"edges": 8 * size})):
@@ -220,13 +226,22 @@ def _passed(
 
 
 def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
-    """With every unit its own and no errors: how often the model's answer comes, KL, FVU by slot."""
+    """With every unit its own and no errors: how often the model's answer comes, KL, FVU by slot.
+
+    Beside it the floor, where all that the slots write is held at its mean over the data of the dictionaries; "CE
+    recovered" is the share of the loss on the answer between floor and model that the units make good.
+    """
     corrupted, clean = (recorded(suite.model, basis, tokens) for tokens in (task.corrupted, task.clean))
     every = [torch.ones(units.shape[:3], dtype=torch.bool) for units in clean.units]
     logits = through(suite.model, basis, task.clean, corrupted, every, "zero")
+    floor = _at_means(suite, basis, task)
+    replaced, held, whole = (_loss(of, task) for of in (logits, floor, clean.logits))
     found: Reading = {
-        "same answer": float((logits.argmax(-1) == clean.logits.argmax(-1)).double().mean()),
+        "same answer": _same(logits, clean.logits),
+        "same answer, at means": _same(floor, clean.logits),
         "KL": float(divergence(clean.logits, logits).mean()),
+        "KL, at means": float(divergence(clean.logits, floor).mean()),
+        "CE recovered": (held - replaced) / (held - whole) if held > whole else None,
     }
     unexplained = []
     for number, (slot, error) in enumerate(zip(basis.slots, clean.errors, strict=True)):
@@ -239,6 +254,23 @@ def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:
     active = [float((units != 0).sum(2).double().mean()) for units in clean.units]
     bits = description_length(32, sum(mask[0].numel() for mask in every))
     return found | {"L0": active, "FVU": unexplained, "bits of 32": bits}
+
+
+def _at_means(suite: Suite, basis: Basis, task: Task) -> Tensor:
+    sample, kept = suite.tokens[:MEAN_OF], suite.kept[:MEAN_OF]
+    taps = dict.fromkeys(slot.write for slot in basis.slots)
+    means = {tap: value[kept].mean(0) for tap, value in passing(suite.model, sample, taps).items()}
+    held = {tap: lambda value, mean=mean: mean.expand_as(value) for tap, mean in means.items()}
+    with torch.no_grad(), installed(suite.model, held):
+        return last_logits(suite.model, task.clean)
+
+
+def _same(logits: Tensor, whole: Tensor) -> float:
+    return float((logits.argmax(-1) == whole.argmax(-1)).double().mean())
+
+
+def _loss(logits: Tensor, task: Task) -> float:
+    return float(-logits.log_softmax(-1).gather(1, task.answer[:, None]).mean())
 
 
 def faithful(suite: Suite, transcoder: CrossLayerTranscoder, task: Task) -> Reading:

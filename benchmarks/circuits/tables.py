@@ -150,6 +150,7 @@ GRAPH = {
     "replacement": "replacement score",
     "completeness": "completeness",
     "completeness, as circuit-tracer has it": "as circuit-tracer has it",
+    "seconds": "seconds",
     "replacement of 32 features": "replacement, 32 features",
     "replacement of 256 edges": "replacement, 256 edges",
     "written across into layer 1": "across into layer 1",
@@ -199,21 +200,24 @@ def planted(result: Result) -> str:
     return _table(("model", "units", *names), rows)
 
 
+FIT = ("FVU", "KL", "CE recovered", "same answer")
+
+
 def fidelity(result: Result) -> str:
-    """Per-layer transcoders against SAEs of MLP outputs by L0: every unit on, no errors."""
+    """Per-layer transcoders against SAEs of MLP outputs by L0: every unit on, no errors; and MLPs at their means."""
     k = result["case"]["trained"]["k"]
     rows = []
     found = result["figures"]["demo"]["fidelity"]
     for task in dict.fromkeys(key.split(" | ")[0] for key in found):
-        for l0 in sorted({k, 2 * k, *(int(key.rsplit("k ", 1)[1]) for key in found if ", k " in key)}):
-            match = {k: "", 2 * k: ", writes"}.get(l0, f", k {l0}")
-            cells = []
-            for kind in ("PLT", "SAE"):
-                of = found.get(f"{task} | {kind}{match}", {})
-                cells += [_interval(of.get(name, {})) for name in ("FVU", "KL", "same answer")]
-            rows.append((task, str(l0), *cells))
-    titles = ("PLT, FVU", "KL", "same answer", "SAE, FVU", "KL", "same answer")
-    return _table(("task", "L0", *titles), rows)
+        for l0 in (0, *sorted({k, 2 * k, *(int(key.rsplit("k ", 1)[1]) for key in found if ", k " in key)})):
+            match = {0: "", k: "", 2 * k: ", writes"}.get(l0, f", k {l0}")
+            names = FIT if l0 else [f"{name}, at means" for name in FIT]
+            of = [found.get(f"{task} | {kind}{match}", {}) for kind in ("PLT", "SAE")]
+            cells = [_interval(each.get(name, {})) for each in of for name in names]
+            rows.append((task, str(l0) if l0 else "0, means", *cells))
+    return _table(
+        ("task", "L0", *(f"{kind}, {FIT[0]}" if n == FIT[0] else n for kind in ("PLT", "SAE") for n in FIT)), rows
+    )
 
 
 def curve(result: Result, suite: str, task: str, bases: Sequence[str] = UNITS) -> str:

@@ -142,7 +142,8 @@ def passing(model: Model, tokens: Int64[Tensor, "prompt pos"], taps: Iterable[Ta
     def keep(tap: Tap) -> Callable[[Tensor], None]:
         return lambda value: seen.__setitem__(tap, value.detach().clone())
 
-    with torch.no_grad(), installed(model, {tap: keep(tap) for tap in taps}):
+    # Tensors of inference mode could not be held in a pass that is differentiated.
+    with torch.inference_mode(False), torch.no_grad(), installed(model, {tap: keep(tap) for tap in taps}):
         last_logits(model, tokens)
     return seen
 

@@ -3,7 +3,8 @@
 A pass under these rules computes what the model computes; only what a change is worth is told differently. A norm
 divides by a constant (LN-rule), an activation function multiplies its input by the constant act(x) / x (identity rule),
 and of a gate's product each factor is worth one half (half rule). With attention patterns held as well (AH-rule) all
-that is left is affine. Jafari et al. 2025, "RelP"; the rules are of Ali et al. 2022 and Arras et al. 2019.
+that is left is affine. Jafari et al. 2025, "RelP"; the rules are of Ali et al. 2022 (norms, attention),
+Jafari et al. 2024 (activations) and Arras et al. 2019 (products).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tl_circuits.errors import FitError
 from tl_circuits.hooks import Model, Tap
 from tl_circuits.sites import activation_taps, gate_taps, scale_taps
 
@@ -22,8 +24,8 @@ def relevance_rules(model: Model) -> Mapping[Tap, Callable[[Tensor], Tensor | No
     A cap on logits, where there is one, keeps its own slope: no rule is given for it.
     """
     functions: dict[Tap, Callable[[Tensor], Tensor | None]] = dict.fromkeys(scale_taps(model), torch.detach)
-    gates = gate_taps(model)
-    for layer, (before, after) in enumerate(activation_taps(model)):
+    ends, gates = activation_taps(model), gate_taps(model)
+    for layer, (before, after) in enumerate(ends):
         rule = _Rule()
         functions |= {before: rule.read, after: rule.written}
         if gates:
@@ -40,13 +42,20 @@ class _Rule:
     def read(self, value: Tensor) -> None:
         self.passed = {"input": value}
 
-    def gated(self, value: Tensor) -> None:
-        self.passed["factor"] = value
+    def gated(self, value: Tensor) -> Tensor:
+        # Where nothing before it is asked for, as where parameters are held, its slope is asked for all the same.
+        self.passed["factor"] = value if value.requires_grad else value.detach().requires_grad_()
+        return self.passed["factor"]
 
     def written(self, value: Tensor) -> Tensor | None:
         entered, factor = self.passed["input"], self.passed.get("factor")
-        if not entered.requires_grad:
+        if not value.requires_grad:
             return None
+        if entered.shape != value.shape:
+            raise FitError(
+                f"An activation function of this model reads {entered.shape[-1]} numbers a token and gives "
+                f"{value.shape[-1]}, as where gate and input are one: its rules are not known. Score by 'ig-inputs'."
+            )
         if factor is None:
             return value.detach() + _moved(entered) * _ratio(value.detach(), entered.detach())
         # By its slope in the other factor: HookedTransformer adds b_in to the product, so a quotient would not do.

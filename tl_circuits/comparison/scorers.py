@@ -50,7 +50,8 @@ def scores(
 
     Where attention is frozen, gradients and ablations are of the model with the patterns of the prompts; graphs, which
     influence is of, always have them. Raises `SettingError` for a scorer that does not exist, steps that are none,
-    ablations that would not end, and influence where units are not a transcoder's.
+    ablations that would not end, and influence where units are not a transcoder's; `FitError` for a basis of another
+    model, and by "relp" for one whose MLPs do not show what their activation functions read and give.
     """
     if scorer not in get_args(Scorer):
         raise SettingError(f"scorer={scorer!r} is none: give one of {', '.join(get_args(Scorer))}.")
