@@ -448,6 +448,12 @@ def test_a_fit_that_is_worse_than_the_mean_is_told() -> None:
         train(model(), tokens(), replace(SHORT, steps=40, lr=1e3))
 
 
+def test_layers_without_a_feature_are_told_where_they_explain_nothing() -> None:
+    _SAID.clear()
+    with pytest.warns(TLCircuitsWarning, match=r"no feature on in layers 0, 1, 2, where .* smaller sparsity"):
+        train(model(), tokens(), replace(SHORT, steps=2, threshold=100.0))
+
+
 def test_a_gradient_that_is_not_finite_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advance = Run.advance
     monkeypatch.setattr(Run, "advance", lambda run: replace(advance(run), gradient_norm=float("inf")))

@@ -32,8 +32,8 @@ from tl_circuits.training.source import Data, source
 from tl_circuits.transcoder import CrossLayerTranscoder
 
 LOG_EVERY = 10
-USELESS = 2.0
-"""An FVU above this is no matter of the batch: what writes nothing has 1."""
+USELESS, NOTHING = 2.0, 0.9
+"""An FVU above the first is no matter of the batch: what writes nothing has 1, which the second tells."""
 
 
 def train(
@@ -189,6 +189,13 @@ def _warn_of_a_useless_fit(done: Step) -> None:
         warn_once(
             f"The fit ended at an FVU of {worst:.3g} in layer {done.fvu.index(worst)}, worse than 1, which that "
             "layer's mean alone has: try a smaller lr, or more steps.",
+            stacklevel=4,
+        )
+    silent = [layer for layer, (fvu, l0) in enumerate(zip(done.fvu, done.l0, strict=True)) if not l0 and fvu > NOTHING]
+    if silent:
+        warn_once(
+            f"The fit ended with no feature on in layers {', '.join(map(str, silent))}, where nothing is explained: "
+            "try a smaller sparsity or threshold, a larger lr, or more steps.",
             stacklevel=4,
         )
 
