@@ -13,6 +13,7 @@ from tests.test_comparison import planted, task
 from tests.test_refusals import refusal
 from tl_circuits.comparison import Task, graph_curve, pruned_to
 from tl_circuits.errors import SettingError
+from tl_circuits.graph import prune
 from tl_circuits.nodes import Kind
 
 both = pytest.mark.parametrize("model_class", models.CLASSES)
@@ -116,3 +117,18 @@ def test_what_cannot_be_measured_of_graphs_is_refused() -> None:
     # The graph without edges does better on these answers than the model.
     with refusal(SettingError, "tells the prompts from their counterfactuals no better", "Check the answers"):
         graph_curve(model, clt, turned(asked), sizes=[])
+
+
+@pytest.mark.slow
+def test_a_graph_cut_to_the_wrong_features_scores_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tlc.trace(*tlc.demo("hooked"), "the capital of the state containing Dallas is")
+    influence = prune.node_influence
+    with monkeypatch.context() as turned_around:
+        turned_around.setattr(prune, "node_influence", lambda *of: influence(*of).max() - influence(*of))
+        wrong = graph.prune(nodes=0.5, edges=1.0)
+    kept = wrong.nodes.count(Kind.FEATURE)
+    assert 8 < kept < graph.nodes.count(Kind.FEATURE) / 2 + 8
+    right = pruned_to(graph, features=kept)
+    assert right.scores().replacement > wrong.scores().replacement + 0.1
+    assert right.scores().completeness > wrong.scores().completeness + 0.05
+    assert right.scores().completeness_circuit_tracer > wrong.scores().completeness_circuit_tracer + 0.02
