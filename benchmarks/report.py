@@ -23,6 +23,7 @@ SCRIPTS = (
     "training_step",
     "training_quality",
     "training_presets",
+    "training_bandwidth",
     "hop_collapse",
     "circuits",
 )

@@ -70,6 +70,37 @@ PRESET_COLUMNS = {
 }
 
 
+WIDTH_COLUMNS = {
+    "L0": ("active", ".1f"),
+    "FVU": ("FVU", ".3f"),
+    "agreement, two-hop": ("two-hop", ".1%"),
+    "agreement, addition": ("sums", ".1%"),
+    "swap": ("swap", ".1%"),
+    "dead": ("dead", ".0%"),
+    "mean threshold": ("mean threshold", ".2f"),
+}
+
+
+def bandwidths(results: Sequence[dict[str, Any]]) -> str:
+    """What every width of the band that thresholds learn in makes of the demo: means over seeds, and conditions."""
+    result = next((result for result in results if result["script"] == "training_bandwidth"), None)
+    if result is None:
+        return "Not measured yet.\n"
+    told, machine = result["settings"], result["machine"]
+    rows = [
+        f"| {width} | " + " | ".join(f"{found[key]:{form}}" for key, (_, form) in WIDTH_COLUMNS.items()) + " |"
+        for width, found in result["figures"].items()
+    ]
+    conditions = (
+        f"`paper`, means over {len(next(iter(result['measured'].values())))} seeds, {told['features']} features a "
+        f"layer, {told['steps']} steps of {told['batch_tokens']:,} tokens and {told['finetune_steps']} of fine-tuning, "
+        f"λ steered towards {told['l0']} features active per token and layer. One thread of {machine['cpu']}, "
+        f"{result['when'][:10]}."
+    )
+    head = f"| bandwidth | {' | '.join(title for title, _ in WIDTH_COLUMNS.values())} |"
+    return _rows(head, rows) + "\n" + textwrap.fill(conditions, 118, break_long_words=False) + "\n"
+
+
 def presets(results: Sequence[dict[str, Any]]) -> str:
     """What every preset makes of the demo at one sparsity: a table of means over seeds, and its conditions."""
     result = next((result for result in results if result["script"] == "training_presets"), None)

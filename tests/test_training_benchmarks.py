@@ -84,6 +84,11 @@ def test_tables_have_a_row_for_each_recipe_lowest_to_highest_seed() -> None:
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| `paper`", "| paper, per layer"]
     assert "Means over 1 or 2 seeds" in lines[5]
     assert {line.count("|") for line in lines[:4]} == {len(training_tables.PRESET_COLUMNS) + 2}
+    found = dict.fromkeys(training_tables.WIDTH_COLUMNS, 0.5)
+    widths = presets | {"script": "training_bandwidth", "figures": {"0.01": found}, "measured": {"0.01": [found] * 3}}
+    lines = training_tables.bandwidths([presets, widths]).splitlines()
+    assert lines[2] == "| 0.01 | 0.5 | 0.500 | 50.0% | 50.0% | 50.0% | 50% | 0.50 |"
+    assert "means over 3 seeds" in lines[4]
 
 
 @pytest.mark.slow
@@ -104,6 +109,16 @@ def test_hop_collapse_is_measured_for_every_preset(tmp_path: Path) -> None:
     ]
     for figures in found["figures"].values():
         assert len(figures["FVU"]) == len(figures["L0"]) == 2
+
+
+@pytest.mark.slow
+def test_widths_of_the_band_are_compared_on_the_demo(tmp_path: Path) -> None:
+    options = ["--widths", "0.5", "--features", "16", "--l0", "4", "--steps", "4", "--finetune-steps", "1"]
+    first, both = tmp_path / "first.json", tmp_path / "both.json"
+    script("training_bandwidth", first, "--seeds", "0", *options)
+    found = script("training_bandwidth", both, "--seeds", "1", "--onto", str(first), *options)
+    assert [row["seed"] for row in found["measured"]["0.5"]] == [0, 1]
+    assert set(training_tables.WIDTH_COLUMNS) <= set(found["figures"]["0.5"])
 
 
 @pytest.mark.slow
