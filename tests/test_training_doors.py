@@ -155,6 +155,8 @@ def test_words_that_the_tokenizer_does_not_know_are_told_with_their_share(
 def test_prompts_longer_than_the_context_are_told_how_to_cut_them() -> None:
     with pytest.raises(PromptError, match=r"17 tokens.*holds 16: cut them, tokens\[:, :16\]"):
         train(model(), torch.full((2, 17), 3), SHORT)
+    with pytest.raises(PromptError, match=r"8 tokens, but context is to be 6: cut them, tokens\[:, :6\]"):
+        train(model(), tokens(), replace(SHORT, context=6))
 
 
 def test_an_id_larger_than_any_tokenizer_has_is_refused_as_another_vocabularys() -> None:

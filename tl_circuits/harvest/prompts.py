@@ -80,10 +80,11 @@ class Prompts:
             _warn_of_unlike_lengths(rows, tokens.shape[1])
         kept = there & kept_tokens(tokens, model.tokenizer) & _long_enough(there)[:, None]
         _refuse_other_vocabulary(tokens, model)
-        if tokens.shape[1] > model.cfg.n_ctx:
+        if tokens.shape[1] > cut:
+            holds = "the model's context holds" if cut == model.cfg.n_ctx else "context is to be"
             raise PromptError(
-                f"Prompts have {tokens.shape[1]} tokens, but the model's context holds {model.cfg.n_ctx}: cut them, "
-                f"tokens[:, :{model.cfg.n_ctx}], or give texts, which are cut here."
+                f"Prompts have {tokens.shape[1]} tokens, but {holds} {cut}: cut them, tokens[:, :{cut}], or give "
+                "texts, which are cut here."
             )
         if not bool(kept.any()):
             raise PromptError(
