@@ -333,9 +333,12 @@ def test_a_span_over_more_layers_than_there_are_is_refused() -> None:
         train(model(), tokens(), replace(SHORT, span=9))
 
 
-def test_a_place_where_no_files_may_be_made_is_told_as_such() -> None:
+def test_a_place_where_no_files_may_be_made_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"Checkpoints cannot be written in '/proc/run': no files may be made there"):
         train(model(), tokens(), SHORT, folder="/proc/run")
+    (tmp_path / "log").write_text("")
+    with pytest.raises(FileError, match=r"Activations cannot be written in '.*log.clt': '.*log' is a file\. Name"):
+        train(model(), tokens(), SHORT, cache=tmp_path / "log" / "clt")
     assert remedy(OSError(errno.EACCES, "")) == "allow writing there, or name another folder"
     assert remedy(OSError(errno.ENOSPC, "")) == "free space there"
     assert remedy(OSError(errno.EISDIR, "")) == "move what is in its place elsewhere, or name another folder"

@@ -52,9 +52,9 @@ class Disk:
     def refuse_what_does_not_fit(self) -> None:
         """Raises `SettingError` where there is too little space, and `FileError` where no files may be written."""
         if not self.writable:
-            raise FileError(
-                f"{self.what} cannot be written in '{self.path}': no files may be made there. Name another."
-            )
+            there = _existing(Path(self.path))
+            why = "no files may be made there" if there.is_dir() else f"'{there}' is a file"
+            raise FileError(f"{self.what} cannot be written in '{self.path}': {why}. Name another.")
         if not self.fits:
             raise SettingError(
                 f"{self.what} need {in_units(self.needed)} more in '{self.path}', and {in_units(self.free)} are "
@@ -312,10 +312,14 @@ def _disks(folder: str | Path | None, checkpoint: int, cache: str | Path | None,
 def _disk(what: str, path: Path, needed: int, pattern: str) -> Disk:
     try:
         there = sum(found.stat().st_size for found in path.glob(pattern))
-        exists = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
+        exists = _existing(path)
         usage = shutil.disk_usage(exists)
     except OSError as error:
         raise FileError(f"'{path!s:.80}' cannot be looked at ({error.strerror}): name another folder.") from error
     # A file system of the kernel's own, such as /proc, says that it has no size.
     writable = exists.is_dir() and os.access(exists, os.W_OK) and usage.total > 0
     return Disk(what, str(path), max(0, needed - there), usage.free, writable)
+
+
+def _existing(path: Path) -> Path:
+    return next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))

@@ -61,9 +61,10 @@ class TrainingSettings:
     - `lr` warms up over 50 steps, stays, and falls to nothing over the last fifth.
     - `finetune_steps` more steps after `steps`, on `finetune_prompts` whole prompts each, minimise the replacement
       model's KL as well.
-    - `context`: the most tokens of a prompt cut from texts. What is harvested is held in memory, up to
-      `buffer_tokens` tokens of it, 2^23 at most (None: as many as take 2^30 bytes), and batches are drawn from it with
-      replacement; more data comes in blocks of so many, or of two batches, without.
+    - `context`: the most tokens of a prompt: texts and lists are cut, a wider matrix is refused.
+    - What is harvested is held in memory, up to `buffer_tokens` tokens of it, 2^23 at most (None: as many as take 2^30
+      bytes), and batches are drawn from it with replacement; more data comes in blocks of so many, or of two batches,
+      without.
     - `backend`: "dense", "sparse", or "auto", which chooses by the measured density; results agree up to rounding.
     - `working_dtype="bfloat16"` multiplies copies of encoders and decoders in bfloat16, at some loss of precision; the
       weights themselves, their updates and checkpoints stay float32.
