@@ -484,6 +484,21 @@ def test_the_log_has_the_last_step_too(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in lines] == [0, 10, 11]
 
 
+def test_the_pace_of_the_log_is_of_steps_and_not_of_fine_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What came before the first step took no time of it; then each step takes 2 s.
+    clock = map(float, range(100, 200, 2))
+    monkeypatch.setattr(
+        sys.modules["tl_circuits.training.train"], "time", SimpleNamespace(monotonic=lambda: next(clock))
+    )
+    train(model(), tokens(), replace(SHORT, steps=2, finetune_steps=1, finetune_prompts=2), folder=tmp_path)
+    said = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert (said[0]["tokens"], said[0]["tokens_per_second"]) == (32, 16.0)
+    assert "kl" in said[1]
+    assert not {"tokens", "tokens_per_second"} & set(said[1])
+
+
 def test_ctrl_c_writes_a_checkpoint_and_then_interrupts(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -39,8 +38,6 @@ class RunFolder:
     fresh: bool = False
     loggers: list[Logger] = field(default_factory=list)
     _alone: ExitStack = field(default_factory=ExitStack)
-    _began: float = field(default_factory=time.monotonic)
-    _tokens: int = 0
 
     @classmethod
     def of(cls, path: Any, shards: Shards) -> "RunFolder":
@@ -102,13 +99,10 @@ class RunFolder:
         """Writes a checkpoint."""
         save_checkpoint(self.path / "checkpoints", run.checkpoint(), self.shards)
 
-    def log(self, done: Step, batch_tokens: int, every: int, last: int) -> None:
+    def log(self, done: Step, pace: Mapping[str, int | float], every: int, last: int) -> None:
         """A line of the log, every so many steps, and for the last of all."""
-        self._tokens += batch_tokens
         if not self.shards.speaks or (done.step % every and done.step != last):
             return
-        speed = self._tokens / max(1e-9, time.monotonic() - self._began)
-        pace = {"tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
         log = self.path / "log.jsonl"
         with writing(log), log.open("a", encoding="utf-8") as file:
             file.write(json.dumps({**done.to_dict(), **pace}) + "\n")

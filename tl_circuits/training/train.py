@@ -6,7 +6,8 @@ full replacement model.
 """
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -144,18 +145,20 @@ def _advanced(run: Run, folder: RunFolder | None, every: int, progress: bool | N
     name = "transcoder" if settings.cross_layer else "per-layer transcoder"
     with terminated() as asked_to_stop, stage(name, settings.all_steps, show=progress) as bar:
         bar.update(run.step)
+        first, began = run.step, time.monotonic()
         while run.step < settings.all_steps:
             done = run.advance()
             _refuse_divergence(done)
             if run.step == settings.steps:
                 _warn_of_a_useless_fit(done)
             bar.update(1)
-            bar.set_postfix_str(_in_short(done), refresh=False)
+            pace = _pace(done, settings.batch_tokens, run.step - first, time.monotonic() - began)
+            bar.set_postfix_str(_in_short(done, pace), refresh=False)
             if folder is None:
                 if asked_to_stop.is_set():
                     break
                 continue
-            folder.log(done, settings.batch_tokens, LOG_EVERY, settings.all_steps - 1)
+            folder.log(done, pace, LOG_EVERY, settings.all_steps - 1)
             stop = run.shards.agreed(asked_to_stop.is_set())
             if stop or run.step % every == 0 or run.step in (settings.steps, settings.all_steps):
                 folder.save(run)
@@ -167,11 +170,20 @@ def _advanced(run: Run, folder: RunFolder | None, every: int, progress: bool | N
     return run.transcoder()
 
 
-def _in_short(done: Step) -> str:
+def _pace(done: Step, batch_tokens: int, n_steps: int, seconds: float) -> dict[str, int | float]:
+    """Tokens in all, and by the second since this process took its first step; fine-tuning draws whole prompts."""
+    if done.kl is not None:
+        return {}
+    speed = n_steps * batch_tokens / max(1e-9, seconds)
+    return {"tokens": (done.step + 1) * batch_tokens, "tokens_per_second": round(speed, 1)}
+
+
+def _in_short(done: Step, pace: Mapping[str, int | float]) -> str:
     if done.kl is not None:
         return f"KL {done.kl:.4f}"
     fvu, l0 = sum(done.fvu) / len(done.fvu), sum(done.l0) / len(done.l0)
-    return f"FVU {fvu:.3f}, L0 {l0:.1f}, dead {sum(done.dead)}, {done.backend}"
+    speed = f"{pace['tokens_per_second']:,.0f} tokens/s"
+    return f"FVU {fvu:.3f}, L0 {l0:.1f}, dead {sum(done.dead)}, {done.backend}, {speed}"
 
 
 def _refuse_divergence(done: Step) -> None:
