@@ -266,15 +266,24 @@ def _training_step(result: dict[str, Any]) -> str:
 
 
 def _training_quality(result: dict[str, Any]) -> str:
-    of_presets = [
-        f"{preset}: {_spread(found['processor seconds'], '.0f')} CPU s on one thread make a transcoder that keeps "
+    machine, presets = result["machine"], result["figures"].items()
+    return (
+        f"Training, the demo, a toy, {len(result['settings']['seeds'])} seeds, threads of torch: {machine['threads']}, "
+        f"load {machine['load']:.1f}: {'; '.join(f'{preset}: {_quality(found)}' for preset, found in presets)}"
+    )
+
+
+def _quality(found: dict[str, Any]) -> str:
+    return (
+        f"{_spread(found['wall seconds'], '.0f')} s by the clock, {_spread(found['processor seconds'], '.0f')} CPU s "
+        "make a transcoder that keeps "
         f"{_spread(found['agreement, trained on'], '.1%')} of the model's answers to what it was trained on, "
         f"{_spread(found['agreement, two-hop held out'], '.1%')} to two-hop questions and "
         f"{_spread(found['agreement, addition held out'], '.1%')} to sums that nobody was trained on, every MLP "
-        f"replaced, with {_spread(found['mean L0'], '.1f')} features active per token and layer"
-        for preset, found in result["figures"].items()
-    ]
-    return f"Training, the demo, a toy, {len(result['settings']['seeds'])} seeds: {'; '.join(of_presets)}"
+        f"replaced, with {_spread(found['mean L0'], '.1f')} features active per token and layer and an FVU of "
+        f"{_spread(found['mean FVU'], '.3f')}; of two-hop questions {_spread(found['state swap'], '.0%')} go to "
+        "another state's answer once its features are swapped in"
+    )
 
 
 def _spread(found: dict[str, float], form: str) -> str:
