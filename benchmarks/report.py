@@ -24,6 +24,7 @@ SCRIPTS = (
     "training_quality",
     "training_presets",
     "training_bandwidth",
+    "training_crossover",
     "hop_collapse",
     "circuits",
 )

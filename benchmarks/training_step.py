@@ -75,7 +75,7 @@ def ours(shape: Shape, l0: int, bandwidth: float, backend: Backend, low_memory: 
 def gradients(shape: Shape, l0: int, bandwidth: float, tokens: int, backend: Backend) -> dict[str, torch.Tensor]:
     """The gradients of the first step."""
     weights = random_weights(shape, l0, seed=0)
-    x, y = _data(shape, tokens)
+    x, y = data(shape, tokens)
     batch = passed(weights, x, y, Rule("jump_relu", bandwidth=bandwidth), backend, costs=Costs())
     (batch.reconstruction + 1e-3 * batch.cost).backward()
     return {name: p.grad for name, p in weights.parameters.items() if p.grad is not None}
@@ -83,7 +83,7 @@ def gradients(shape: Shape, l0: int, bandwidth: float, tokens: int, backend: Bac
 
 def timed(step: Callable[..., Any], shape: Shape, tokens: int, steps: int) -> dict[str, Any]:
     """Processor seconds per thousand tokens of each step but the first, what the last one returned, and the peak."""
-    x, y = _data(shape, tokens)
+    x, y = data(shape, tokens)
     seconds, said = [], None
     for number in range(steps + 1):
         began = time.process_time()
@@ -119,7 +119,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
     for number in range(arguments.runs):
         for name, checkout in checkouts.items():
-            found[name].append(_alone(turn, name, checkout, arguments))
+            found[name].append(alone(turn, name, checkout, arguments))
             say(f"{number}, {name}: {found[name][-1]}")
     return found
 
@@ -133,7 +133,7 @@ def disagreement(arguments: argparse.Namespace) -> float:
     return max(float((dense[n] - sparse[n]).abs().max() / dense[n].abs().max().clamp_min(1e-30)) for n in dense)
 
 
-def _alone(work: Callable[..., Any], *given: Any) -> Any:
+def alone(work: Callable[..., Any], *given: Any) -> Any:
     """What a fresh process returns: its memory and its allocator's habits are no other program's."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, given)
@@ -158,7 +158,7 @@ def main() -> None:
     figures = {"processor seconds per 1k tokens": times, "mean L0": {name: of[0]["l0"] for name, of in found.items()}}
     figures["times the sparse step"] = {name: seconds / times["ours, sparse"] for name, seconds in times.items()}
     figures["peak GiB"] = {name: max(one["peak_gib"] for one in of) for name, of in found.items()}
-    figures["largest relative difference of gradients, dense and sparse"] = _alone(disagreement, arguments)
+    figures["largest relative difference of gradients, dense and sparse"] = alone(disagreement, arguments)
     peers = {given.partition("=")[0]: "model class, of a checkout" for given in arguments.peer}
     record = Record(
         QUESTION, "training_step", vars(SIZES[arguments.size]), settings(arguments, "peer"), figures, found, seed=0,
@@ -167,7 +167,8 @@ def main() -> None:
     record.write(arguments.out, f"training_step-{arguments.size}-l0-{arguments.l0}")
 
 
-def _data(shape: Shape, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+def data(shape: Shape, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random inputs and outputs of all layers."""
     draw = torch.Generator().manual_seed(1)
     x, y = (torch.randn(shape.n_layers, tokens, shape.d_model, generator=draw) for _ in range(2))
     return x, y

@@ -101,6 +101,26 @@ def bandwidths(results: Sequence[dict[str, Any]]) -> str:
     return _rows(head, rows) + "\n" + textwrap.fill(conditions, 118, break_long_words=False) + "\n"
 
 
+def crossovers(results: Sequence[dict[str, Any]]) -> str:
+    """What sparse and dense steps cost as more is on, and conditions."""
+    result = next((result for result in results if result["script"] == "training_crossover"), None)
+    if result is None:
+        return "Not measured yet.\n"
+    case, told, machine = result["case"], result["settings"], result["machine"]
+    rows = [
+        f"| {of['on']:.1%} | {of['density']:.1%} | {of['sparse']:.2f} | {of['dense']:.2f} | "
+        f"{of['dense over sparse']:.2f} |"
+        for of in result["figures"].values()
+    ]
+    conditions = (
+        f"{case['n_layers']} layers, {case['d_model']} wide, {case['features']:,} features a layer, {told['tokens']} "
+        f"tokens a step, random data, a bandwidth of {told['bandwidth']:g}; processor seconds for 1,000 tokens, one "
+        f"thread of {machine['cpu']}, load {machine['load']:.1f}, {result['when'][:10]}."
+    )
+    head = "| on | density | sparse step | dense step | dense / sparse |"
+    return _rows(head, rows) + "\n" + textwrap.fill(conditions, 118, break_long_words=False) + "\n"
+
+
 def presets(results: Sequence[dict[str, Any]]) -> str:
     """What every preset makes of the demo at one sparsity: a table of means over seeds, and its conditions."""
     result = next((result for result in results if result["script"] == "training_presets"), None)

@@ -134,7 +134,7 @@ def benchmarks() -> str:
 def benchmarks_page_of(text: str) -> str:
     """The page on benchmarks with its tables of training recipes as the files have them."""
     report, tables = (runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py")) for name in ("report", "training_tables"))
-    for name in ("chains", "presets", "bandwidths"):
+    for name in ("chains", "presets", "bandwidths", "crossovers"):
         text = _between(text, f"<!-- {name} -->\n", f"<!-- /{name} -->", tables[name](report["newest"]()))
     return text
 

@@ -89,6 +89,26 @@ def test_tables_have_a_row_for_each_recipe_lowest_to_highest_seed() -> None:
     lines = training_tables.bandwidths([presets, widths]).splitlines()
     assert lines[2] == "| 0.01 | 0.5 | 0.500 | 50.0% | 50.0% | 50.0% | 50% | 0.50 |"
     assert "means over 3 seeds" in lines[4]
+    of = {"on": 0.01, "density": 0.02, "sparse": 1.0, "dense": 3.0, "dense over sparse": 3.0}
+    crossed = {
+        "script": "training_crossover", "figures": {"1": of}, "machine": {"cpu": "one", "load": 1.0},
+        "case": {"n_layers": 2, "d_model": 3, "features": 4}, "settings": {"tokens": 5, "bandwidth": 0.2},
+        "when": "2026",
+    }  # fmt: skip
+    lines = training_tables.crossovers([presets, crossed]).splitlines()
+    assert lines[2] == "| 1.0% | 2.0% | 1.00 | 3.00 | 3.00 |"
+    assert "2 layers, 3 wide, 4 features a layer, 5 tokens a step" in lines[4]
+    assert training_tables.crossovers([presets]) == "Not measured yet.\n"
+
+
+@pytest.mark.slow
+def test_where_sparse_steps_cost_less_is_measured(tmp_path: Path) -> None:
+    options = ["--size", "tiny", "--shares", "5,50", "--tokens", "32", "--steps", "1", "--runs", "1"]
+    figures = script("training_crossover", tmp_path / "crossover.json", *options)["figures"]
+    assert [of["on"] for of in figures.values()] == [pytest.approx(share, abs=0.02) for share in (0.05, 0.5)]
+    for of in figures.values():
+        assert of["density"] > of["on"]
+        assert of["dense over sparse"] == of["dense"] / of["sparse"]
 
 
 @pytest.mark.slow
