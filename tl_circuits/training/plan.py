@@ -234,7 +234,6 @@ def plan(
     sharing = local_processes(n_shards * n_replicas)
     available = available_memory() // sharing
     checkpoint = CHECKPOINTS * 12 * (mine * each + others) * n_shards
-    disks = _disks(folder, checkpoint, cache, bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype))
     once = cache is not None or not is_streamed(settings, n_layers, d_model, n_tokens)
     l0, harvested = _l0(settings, mine), n_tokens if once else settings.steps * settings.batch_tokens
     seconds = _seconds(model, settings, mine, l0, harvested) if measure else (math.nan, math.nan, math.nan)
@@ -248,7 +247,7 @@ def plan(
         tokens=settings.batch_tokens * settings.steps,
         features=settings.features,
         l0=l0,
-        disks=disks,
+        disks=_disks(folder, checkpoint, cache, bytes_of_cache(n_tokens, n_layers, d_model, settings.cache_dtype)),
         harvest_seconds=seconds[0],
         sparse_seconds=seconds[1],
         dense_seconds=seconds[2],
