@@ -1,7 +1,7 @@
 # Each target below does its own set-up, once, in .venv: a fresh machine needs Python >= 3.11 and make, no more.
 #   make demo    trace a prompt through the small model that ships with the package
 #   make test    every test
-#   make check   about a minute on two cores: format, lint, types, layers, fast tests
+#   make check   a little over a minute on two cores: format, lint, types, layers, fast tests
 #   make docs    build the documentation into site/
 #   make examples  write down what docs/examples print, for the documentation and the README to show
 # Use PYTHON=... to choose the interpreter that .venv is made from.

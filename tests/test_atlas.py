@@ -250,16 +250,19 @@ class TestWhatShips:
         assert clt.span == model.cfg.n_layers
         assert shipped(transcoder="plt")[1].is_per_layer
 
+    @pytest.mark.slow
     def test_loading_leaves_the_random_state(self) -> None:
         before = torch.random.get_rng_state()
         atlas()
         assert torch.equal(torch.random.get_rng_state(), before)
 
+    @pytest.mark.slow
     def test_it_goes_by_its_name(self) -> None:
         model, plt = load("atlas", None, shipped="plt")
         assert plt.is_per_layer
         assert model.tokenizer.decode([int(model("36+59=")[0, -1].argmax())]) == "9"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("given", [("gpt2", "clt"), ("bridge", "sae")])
     def test_what_does_not_ship_is_refused_by_name(self, given: tuple[str, str]) -> None:
         with pytest.raises(SettingError, match=r"'gpt2' is not a model class|'sae' does not ship with the atlas"):
@@ -317,6 +320,7 @@ class TestWhatShips:
             assert weights[row, made.corrupted_answer[row]] == -1
         assert all(task(model, name, count=2).contrast is None for name in NAMES if name != "greater-than")
 
+    @pytest.mark.slow
     def test_no_such_behaviour_or_count_is_refused(self) -> None:
         model, _ = shipped()
         with pytest.raises(SettingError, match="'haiku' is no behaviour of the atlas: give one of two-hop, attribute"):

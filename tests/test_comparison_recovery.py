@@ -51,6 +51,7 @@ def test_where_nothing_is_true_there_is_no_area() -> None:
     assert math.isnan(average_precision(torch.rand(5), torch.zeros(5, dtype=torch.bool)))
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=1, max_size=12), st.integers(0, 9))
 def test_the_order_of_items_does_not_matter(items: list[tuple[int, bool]], seed: int) -> None:
     truth = torch.tensor([is_true for _, is_true in items])

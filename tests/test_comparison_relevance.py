@@ -148,6 +148,7 @@ def test_a_model_that_does_not_show_its_neurons_is_refused() -> None:
         model.hook_dict = shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scorer", ["relp", "ig-inputs", "ig-activations"])
 def test_gradients_are_taken_where_they_are_switched_off(scorer: Any) -> None:
     model = models.model_of("llama", "hooked")
@@ -162,6 +163,7 @@ def test_gradients_are_taken_where_they_are_switched_off(scorer: Any) -> None:
             torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["", "blocks.1.attn.W_V", "blocks.1.mlp.W_in", "blocks.1.mlp.W_gate"])
 def test_which_parameters_are_trained_does_not_matter(trained: str) -> None:
     model = models.model_of("llama", "hooked")

@@ -147,6 +147,7 @@ def test_how_the_stream_and_the_features_are_cut_changes_nothing(monkeypatch: py
     assert torch.equal(cut.contexts.active, at_once.contexts.active)
 
 
+@pytest.mark.slow
 def test_chosen_features_have_the_cards_that_they_have_among_all() -> None:
     for activation in ("jumprelu", "topk"):
         few = feature_cards(

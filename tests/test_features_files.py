@@ -109,6 +109,7 @@ def test_cards_come_back_from_every_kind_of_file(tmp_path_factory: Any, found: l
             assert dict(load_cards(place / "features", features=wanted)) == {wanted[0]: cards[wanted[0]]}
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2_000), st.integers(0, 3_000_000))
 def test_cantor_s_pairing_is_undone(layer: int, index: int) -> None:
     assert uncantor(cantor(layer, index)) == (layer, index)

@@ -122,6 +122,7 @@ def test_half_a_character_is_told_with_its_row(with_words: Any) -> None:
             Prompts.of(with_words, data)
 
 
+@pytest.mark.slow
 def test_prompts_of_unlike_lengths_are_told_before_they_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[3, 4]] * 99 + [[3, 4] * 6]
     Prompts.of(model(), rows)
