@@ -12,21 +12,15 @@ Means over seeds; all readings lie beside them. Times are processor seconds of o
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
-from pathlib import Path
 
-import torch
-
-import tl_circuits as tlc
-from benchmarks.record import Record, add_options, numbers, say, settings
-from benchmarks.training_presets import TRIALS, Case, recipe, sparsity
+from benchmarks.record import Record, numbers, say, settings
+from benchmarks.training_presets import TRIALS, Case, add_schedule, begun, recipe, sparsity
 from tl_circuits.training.run import Run
 from tl_circuits.zoo.measure import agreement
 from tl_circuits.zoo.swap import state_swap
-from tl_circuits.zoo.world import world
 
 QUESTION = (__doc__ or "").splitlines()[0]
 WIDTHS = "0.01;0.1;0.5;1;2;4"
@@ -53,21 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_bandwidth", description=__doc__)
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="of training, one run each")
     parser.add_argument("--widths", default=WIDTHS, help="bandwidths, with ; between them")
-    parser.add_argument("--l0", type=int, default=8, help="features that λ is steered towards, per token and layer")
-    parser.add_argument("--onto", type=Path, help="a result of the same schedule, whose readings are added to")
-    parser.add_argument("--features", type=int, default=384, help="per layer")
-    parser.add_argument("--steps", type=int, default=400, help="of training")
-    parser.add_argument("--batch-tokens", type=int, default=512, help="a step")
-    parser.add_argument("--finetune-steps", type=int, default=40, help="of fine-tuning")
-    parser.add_argument("--finetune-prompts", type=int, default=48, help="a step of fine-tuning")
-    add_options(parser, runs=1)
+    add_schedule(parser)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    model, plt = tlc.demo(transcoder="plt")
-    case = Case(model, world(), plt)
-    measured: dict[str, list[dict[str, float]]] = {}
-    if arguments.onto is not None:
-        measured = json.loads(arguments.onto.read_text(encoding="utf-8"))["measured"]
+    case, measured = begun(arguments)
     for seed in arguments.seeds:
         for width in arguments.widths.split(";"):
             began = time.process_time()

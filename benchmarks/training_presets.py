@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 import tl_circuits as tlc
-from benchmarks.mediation import mediation
+from benchmarks.mediation import mean_path_length, mediation, through_layer_1
 from benchmarks.record import Record, add_options, numbers, say, settings
 from tl_circuits.harvest import Prompts
 from tl_circuits.intervention.write_shares import write_shares
@@ -128,27 +128,39 @@ def of_graphs(case: Case, found: CrossLayerTranscoder, prompts: Sequence[Prompt]
     graphs = [_of_graph(case, found, prompt.text) for prompt in prompts]
     rows = [row for row, _ in graphs]
     means = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
-    return means | mediation([passed for _, passed in graphs if passed is not None])
+    return means | mediation([passed for _, passed in graphs])
 
 
 def _of_graph(case: Case, found: CrossLayerTranscoder, text: str) -> tuple[dict[str, float], tlc.HopCollapse | None]:
     local, by_layer = (tlc.localize(case.model, each, text) for each in (found, case.plt))
     graph = tlc.attribute(local, progress=False)
-    reached = graph.path_lengths()
-    steps = reached.diff(prepend=reached.new_zeros(1))
     across = write_shares(local).across
     said = {
         "replacement score": graph.scores().replacement,
-        "path length": float((steps * torch.arange(1, len(steps) + 1)).sum() / reached[-1]),
+        "path length": mean_path_length(graph),
         **{f"written across into layer {layer}": across[layer] for layer in range(1, local.n_layers)},
     }
-    first, second, step = (
-        [f for f in of.active() if f.layer == layer and f.pos == of.n_pos - 1]
-        for of, layer in ((local, 0), (local, 1), (by_layer, 1))
-    )
-    if not (first and step):
-        return said, None
-    return said, tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)
+    return said, through_layer_1(graph, local, by_layer)
+
+
+def add_schedule(parser: argparse.ArgumentParser) -> None:
+    """The options of the short schedule, the same for all that is compared."""
+    parser.add_argument("--l0", type=int, default=8, help="features that λ is steered towards, per token and layer")
+    parser.add_argument("--onto", type=Path, help="a result of the same schedule, whose readings are added to")
+    parser.add_argument("--features", type=int, default=384, help="per layer")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--batch-tokens", type=int, default=512, help="a step")
+    parser.add_argument("--finetune-steps", type=int, default=40, help="of fine-tuning")
+    parser.add_argument("--finetune-prompts", type=int, default=48, help="a step of fine-tuning")
+    add_options(parser, runs=1)
+
+
+def begun(arguments: argparse.Namespace) -> tuple[Case, dict[str, list[dict[str, float]]]]:
+    """The demo to train on, on one thread, and the readings that are added to."""
+    torch.set_num_threads(1)
+    model, plt = tlc.demo(transcoder="plt")
+    onto = arguments.onto
+    return Case(model, world(), plt), json.loads(onto.read_text(encoding="utf-8"))["measured"] if onto else {}
 
 
 def main() -> None:
@@ -156,23 +168,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_presets", description=__doc__)
     parser.add_argument("--seeds", type=numbers, default=[0, 1], help="of training, one run each")
     parser.add_argument("--presets", default=";".join(RECIPES), help="some of these, with ; between them")
-    parser.add_argument("--l0", type=int, default=8, help="features on per token and layer")
     parser.add_argument("--k", type=int, help="of TopK's, where steering ends at another L0 than it was asked for")
-    parser.add_argument("--onto", type=Path, help="a result of the same schedule, whose readings are added to")
-    parser.add_argument("--features", type=int, default=384, help="per layer")
-    parser.add_argument("--steps", type=int, default=400, help="of training, the same for all")
-    parser.add_argument("--batch-tokens", type=int, default=512, help="a step, the same for all")
-    parser.add_argument("--finetune-steps", type=int, default=40, help="of fine-tuning, the same for all")
-    parser.add_argument("--finetune-prompts", type=int, default=48, help="a step of fine-tuning, the same for all")
     parser.add_argument("--graphs", type=int, default=12, help="of held-out two-hop questions")
-    add_options(parser, runs=1)
+    add_schedule(parser)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    model, plt = tlc.demo(transcoder="plt")
-    case = Case(model, world(), plt)
-    measured: dict[str, list[dict[str, float]]] = {}
-    if arguments.onto is not None:
-        measured = json.loads(arguments.onto.read_text(encoding="utf-8"))["measured"]
+    case, measured = begun(arguments)
     for seed in arguments.seeds:
         for name in arguments.presets.split(";"):
             began = time.process_time()

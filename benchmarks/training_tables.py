@@ -71,11 +71,7 @@ PRESET_COLUMNS = {
 
 
 WIDTH_COLUMNS = {
-    "L0": ("active", ".1f"),
-    "FVU": ("FVU", ".3f"),
-    "agreement, two-hop": ("two-hop", ".1%"),
-    "agreement, addition": ("sums", ".1%"),
-    "swap": ("swap", ".1%"),
+    **{key: PRESET_COLUMNS[key] for key in ("L0", "FVU", "agreement, two-hop", "agreement, addition", "swap")},
     "dead": ("dead", ".0%"),
     "mean threshold": ("mean threshold", ".2f"),
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import tl_circuits as tlc
 from benchmarks.circuits.suites import Suite
-from benchmarks.mediation import mediation
+from benchmarks.mediation import mean_path_length, mediation, through_layer_1
 from tl_circuits import comparison
 from tl_circuits.comparison import Basis, CircuitCurve, Task, edge_curve, edge_scores, graph_curve, pruned_to
 from tl_circuits.comparison.curve import divergence
@@ -132,25 +132,14 @@ def edges(suite: Suite, task: Task) -> Reading:
 def graph_edges(
     suite: Suite, transcoder: CrossLayerTranscoder, task: Task, errors: GraphErrors, *, control: bool
 ) -> Reading:
-    """Curves of the graphs' edges, and as a control in an order drawn at random.
-
-    None where errors are kept and all that the features write does not tell the answers apart.
-    """
+    """Curves of the graphs' edges, and as a control in an order drawn at random."""
     sizes = [2**power for power in range(14)]
     orders = {"influence": None, "random": 0} if control else {"influence": None}
-    found: Reading = {}
-    for name, random in orders.items():
-        try:
-            curve = graph_curve(
-                suite.model, transcoder, task, errors=errors, sizes=sizes, random=random, progress=False
-            )
-        except tlc.SettingError:
-            # As in `curves`: then there is nothing to share.
-            if errors == "corrupted":
-                raise
-            continue
-        found[name] = written(curve)
-    return found
+    how: dict[str, Any] = {"errors": errors, "sizes": sizes, "progress": False}
+    return {
+        name: written(graph_curve(suite.model, transcoder, task, random=random, **how))
+        for name, random in orders.items()
+    }
 
 
 GRAPHS = 24
@@ -169,20 +158,18 @@ def of_graphs(
     `exact` is a per-layer transcoder that steps are measured with: where it is None, no collapse is.
     """
     rows: list[dict[str, float]] = []
-    passed: list[tlc.HopCollapse] = []
+    passed: list[tlc.HopCollapse | None] = []
     for row in range(len(task)):
         began = time.process_time()
         local = tlc.localize(suite.model, transcoder, task.clean[row], masked_positions=())
         graph = tlc.attribute(local, tlc.Targets.tokens([int(task.answer[row])]), progress=False)
         took = time.process_time() - began
-        reached = graph.path_lengths()
-        steps = reached.diff(prepend=reached.new_zeros(1))
         told, across = graph.scores(), tlc.write_shares(local).across
         said = {
             "replacement": told.replacement,
             "completeness": told.completeness,
             "completeness, as circuit-tracer has it": told.completeness_circuit_tracer,
-            "path length": float((steps * torch.arange(1, len(steps) + 1)).sum() / reached[-1]),
+            "path length": mean_path_length(graph),
             "features": float(len(local.features)),
             "edges": float(len(graph.edges)),
             "seconds": took,
@@ -194,7 +181,8 @@ def of_graphs(
                 said[f"completeness of {8 * size if name == 'edges' else size} {name}"] = of_cut.completeness
         rows.append(said | _pruned(graph))
         if exact is not None:
-            passed += _passed(suite, local, graph, exact, task.clean[row])
+            by_layer = tlc.localize(suite.model, exact, task.clean[row], masked_positions=())
+            passed.append(through_layer_1(graph, local, by_layer))
     return {name: [row[name] for row in rows] for name in rows[0]} | mediation(passed)
 
 
@@ -205,24 +193,6 @@ def _pruned(graph: tlc.AttributionGraph) -> dict[str, float]:
         said[f"completeness at {share}"] = cut.scores().completeness
         said[f"features at {share}"] = float(cut.nodes.rows(Kind.FEATURE).sum())
     return said
-
-
-def _passed(
-    suite: Suite,
-    local: tlc.LocalReplacementModel,
-    graph: tlc.AttributionGraph,
-    exact: CrossLayerTranscoder,
-    prompt: Tensor,
-) -> list[tlc.HopCollapse]:
-    """Of the effect of layer 0's features at the last token, what passes layer 1 there: one, or none to tell."""
-    by_layer = tlc.localize(suite.model, exact, prompt, masked_positions=())
-    first, second, step = (
-        [f for f in of.active() if f.layer == layer and f.pos == of.n_pos - 1]
-        for of, layer in ((local, 0), (local, 1), (by_layer, 1))
-    )
-    if not first or not step:
-        return []
-    return [tlc.hop_collapse(graph, local, first, step, mediator_of=by_layer, stands_for=second)]
 
 
 def fidelity(suite: Suite, basis: Basis, task: Task) -> Reading:

@@ -8,7 +8,7 @@ Jafari et al. 2024 (activations) and Arras et al. 2019 (products).
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,19 +37,20 @@ def relevance_rules(model: Model) -> Mapping[Tap, Callable[[Tensor], Tensor | No
 class _Rule:
     """One layer's neurons: what their activation function has read in this pass, and what it is multiplied with."""
 
-    passed: dict[str, Tensor] = field(default_factory=dict)
+    entered: Tensor | None = None
+    factor: Tensor | None = None
 
     def read(self, value: Tensor) -> None:
-        self.passed = {"input": value}
+        self.entered, self.factor = value, None
 
     def gated(self, value: Tensor) -> Tensor:
         # Where nothing before it is asked for, as where parameters are held, its slope is asked for all the same.
-        self.passed["factor"] = value if value.requires_grad else value.detach().requires_grad_()
-        return self.passed["factor"]
+        self.factor = value if value.requires_grad else value.detach().requires_grad_()
+        return self.factor
 
     def written(self, value: Tensor) -> Tensor | None:
-        entered, factor = self.passed["input"], self.passed.get("factor")
-        if not value.requires_grad:
+        entered, factor = self.entered, self.factor
+        if entered is None or not value.requires_grad:
             return None
         if entered.shape != value.shape:
             raise FitError(

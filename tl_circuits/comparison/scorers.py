@@ -79,10 +79,9 @@ def scores(
             return _ablated(model, basis, task, clean, corrupted)
         if scorer == "ig-activations":
             return _along_units(model, basis, task, clean, corrupted, steps)
-        if scorer == "relp":
-            return _by_relevance(model, basis, task, clean, corrupted)
-        mixed = [1.0] if scorer == "attribution-patching" else _midpoints(steps)
-        gradients = _along_inputs(model, basis, task, mixed)
+        mixed = _midpoints(steps) if scorer == "ig-inputs" else [1.0]
+        with installed(model, relevance_rules(model) if scorer == "relp" else {}):
+            gradients = _along_inputs(model, basis, task, mixed)
         return tuple(map(_times, gradients, _differences(clean, corrupted)))
 
 
@@ -120,12 +119,6 @@ def _gradients(
         logits = pushed(model, basis, tokens.clone(), pushing)
         found = torch.autograd.grad(task.measure(logits).sum(), [pushes[n] for n in range(len(basis.slots))])
     return list(found)
-
-
-def _by_relevance(model: Model, basis: Basis, task: Task, clean: Recorded, corrupted: Recorded) -> Scores:
-    with installed(model, relevance_rules(model)):
-        found = _gradients(model, basis, task, task.clean, lambda _, units: units)
-    return tuple(map(_times, found, _differences(clean, corrupted)))
 
 
 def _along_inputs(model: Model, basis: Basis, task: Task, mixed: Sequence[float]) -> list[Tensor]:
