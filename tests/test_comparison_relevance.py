@@ -164,7 +164,9 @@ def test_gradients_are_taken_where_they_are_switched_off(scorer: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", ["", "blocks.1.attn.W_V", "blocks.1.mlp.W_in", "blocks.1.mlp.W_gate"])
+@pytest.mark.parametrize(
+    "trained", ["", "blocks.0.mlp.W_gate", "blocks.1.attn.W_V", "blocks.1.mlp.W_in", "blocks.1.mlp.W_gate"]
+)
 def test_which_parameters_are_trained_does_not_matter(trained: str) -> None:
     model = models.model_of("llama", "hooked")
     basis, asked = Basis.neurons(model), task(model)
